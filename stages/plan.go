@@ -1,0 +1,113 @@
+package stages
+
+// Mapping places files of a git tree into an image.
+type Mapping struct {
+	// Add is the slash-separated path in the tree, relative to it and clean; "." is all of it.
+	Add string
+	// To is the absolute, clean target path. Where Add is a file, so is To.
+	To string
+	// Owner and Group are names or numbers; empty means 0.
+	Owner, Group string
+	// IncludePaths and ExcludePaths are globs relative to Add ("**" crosses
+	// directories; a pattern that names a directory means all below it). No
+	// IncludePaths means everything.
+	IncludePaths, ExcludePaths []string
+	// StageDependencies are, for kinds that run commands, globs relative to Add
+	// of the files that the commands need.
+	StageDependencies map[Kind][]string
+}
+
+// Selection says which files of a mapping a stage places. It is a value: the
+// files are listed only when a layer must be made.
+type Selection struct {
+	Mapping *Mapping
+	// Kind is the stage that places the files: those that it is the first of
+	// Stages to declare, or with [KindSource] those that none declares.
+	Kind Kind
+	// Stages are the kinds of the image's command stages that exist, in order.
+	Stages []Kind
+	// Whole has all files of the mapping placed by Kind.
+	Whole bool
+	// Later are the image's later mappings: a target path that one of them gives
+	// is not part of this selection.
+	Later []*Mapping
+}
+
+// BaseRef is where the base of a [KindFrom] stage can be fetched.
+type BaseRef struct {
+	// Name is the reference as configured, for people and for fetching.
+	Name string
+	// Digest is the platform's manifest digest; the recipe's Base.
+	Digest string
+}
+
+// Stage is one step of an image in a plan.
+type Stage struct {
+	Digest Digest
+	Recipe Recipe
+	// Selections tells, for each of Recipe.Files, where the files come from.
+	Selections []Selection
+	// BaseRef is set for stages of kind [KindFrom] with a base other than scratch.
+	BaseRef *BaseRef
+	// Parent is the stage below, nil for the first.
+	Parent *Stage
+	// ImportFrom are the final stages of the images named in Recipe.Imports, in order.
+	ImportFrom []*Stage
+}
+
+// Name returns the kind, which names a stage inside its image.
+func (s *Stage) Name() string { return string(s.Recipe.Kind) }
+
+// NeedsEngine reports whether the stage can only be made by running something.
+func (s *Stage) NeedsEngine() bool { return s.Recipe.Commands != nil || len(s.Recipe.Imports) > 0 }
+
+// Needs returns the stages that must exist before this one is made.
+func (s *Stage) Needs() []*Stage {
+	var out []*Stage
+	if s.Parent != nil {
+		out = append(out, s.Parent)
+	}
+	return append(out, s.ImportFrom...)
+}
+
+// Image is a named result of the project for one platform.
+type Image struct {
+	// Name is empty for a nameless image.
+	Name     string
+	Platform Platform
+	// Stages from the first to the final one. Images that begin from another
+	// image of the project share that image's stages, which are listed first.
+	Stages []*Stage
+	// Own is how many of Stages, at the end, this image adds itself.
+	Own int
+}
+
+// Final returns the stage whose result is the image.
+func (i *Image) Final() *Stage { return i.Stages[len(i.Stages)-1] }
+
+// Plan is all that a build will make. Stages that several images need stand in
+// it once: equal digests are equal pointers.
+type Plan struct {
+	Project string
+	// Images in the order of the configuration, platforms of one image together.
+	Images []*Image
+}
+
+// Root returns the digest over the project's name and the final stage digests
+// of all images, which names the build as a whole.
+func (p *Plan) Root() (Digest, error) {
+	type image struct {
+		Final    Digest   `json:"final"`
+		Name     string   `json:"name"`
+		Platform Platform `json:"platform"`
+	}
+	root := struct {
+		Format  int     `json:"format"`
+		Images  []image `json:"images"`
+		Project string  `json:"project"`
+	}{Format: RecipeFormat, Project: p.Project}
+	for _, i := range p.Images {
+		root.Images = append(root.Images, image{i.Final().Digest, i.Name, i.Platform})
+	}
+	return digestJSON(root)
+}
