@@ -109,9 +109,9 @@ type Import struct {
 	// Add is the absolute path in the source image.
 	Add          string   `json:"add"`
 	ExcludePaths []string `json:"excludePaths,omitempty"`
-	Group        string   `json:"group,omitempty"`
 	// From is the final stage digest of the source image.
 	From         Digest   `json:"from"`
+	Group        string   `json:"group,omitempty"`
 	IncludePaths []string `json:"includePaths,omitempty"`
 	Owner        string   `json:"owner,omitempty"`
 	// To is the absolute path in this image.
@@ -152,8 +152,8 @@ type Healthcheck struct {
 var ErrNotCanonical = errors.New("recipe is not in its canonical encoding")
 
 // Encode returns the canonical encoding: JSON without white space, object keys
-// in byte order, no escapes that JSON does not require. Two recipes are equal
-// exactly when their encodings are.
+// in byte order, text escaped as package encoding/json does without its HTML
+// escapes. Two recipes are equal exactly when their encodings are.
 //
 // It fails on text that is not UTF-8, which JSON would silently replace and so
 // give two recipes one encoding.
