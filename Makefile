@@ -1,0 +1,58 @@
+# Targets print what they do; "make" alone lists them.
+
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+GO ?= go
+LDFLAGS := -s -w -X main.version=$(VERSION)
+# Only these are for other systems than Linux as well: the daemon needs Linux.
+CLIENT := ./cmd/cairn
+FUZZTIME ?= 20s
+SOAKTIME ?= 30m
+ROUNDS ?= 5
+
+.DEFAULT_GOAL := help
+.PHONY: help build demo test vet cross lint bench soak fuzz tools setup clean
+
+help: ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build bin/cairn and bin/cairnd
+	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/cairn ./cmd/cairnd
+
+demo: setup build ## Build a sample project four times, on disk and against a registry
+	$(GO) run ./hack/cmd/testbed registry --base busybox --base toolchain -- hack/demo.sh
+
+test: setup vet cross ## Run all tests, with the race detector
+	hack/tools/install buildkit
+	hack/test
+
+vet: ## Run go vet
+	$(GO) vet ./...
+
+cross: ## Check that the command line compiles for macOS and Windows
+	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null $(CLIENT)
+	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null $(CLIENT)
+
+lint: ## Run the linter; .golangci.yml says which rules
+	hack/tools/install lint
+	.cache/tools/bin/golangci-lint run ./...
+
+bench: setup build ## Measure against plain BuildKit and write docs/benchmarks.md (CASE=… for one)
+	hack/tools/install buildkit
+	$(GO) run ./hack/bench -rounds $(ROUNDS) $(if $(CASE),-case $(CASE))
+
+soak: setup ## Repeat the tests in random order for SOAKTIME
+	hack/tools/install buildkit
+	hack/soak $(SOAKTIME)
+
+fuzz: ## Run every fuzz test for FUZZTIME
+	hack/fuzz $(FUZZTIME)
+
+tools: ## Build the pinned linter and the pinned BuildKit
+	hack/tools/install lint
+	hack/tools/install buildkit
+
+setup: ## Install what tests and demo need (Debian packages)
+	hack/setup
+
+clean: ## Remove what was built; make tools builds it again
+	rm -rf bin .cache
