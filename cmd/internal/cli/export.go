@@ -1,0 +1,135 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"os/exec"
+	"strings"
+
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/spf13/cobra"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/storage"
+	"github.com/cairnbuild/cairn/storage/transfer"
+)
+
+type exportOptions struct{ to, tag, platform string }
+
+func (a *app) exportCommand() *cobra.Command {
+	var o exportOptions
+	cmd := &cobra.Command{
+		Use:   "export IMAGE",
+		Short: "Take a built image out of the stages storage, to run it",
+		Example: `  # into the Docker of this host
+  cairn export backend --to docker
+
+  # as an archive for "docker load" or "podman load", or as an OCI image layout
+  cairn export backend --to tar:backend.tar
+  cairn export backend --to oci:./backend`,
+		Args: usageArgs(cobra.ExactArgs(1)),
+		RunE: func(cmd *cobra.Command, args []string) error { return a.export(cmd.Context(), o, args[0]) },
+	}
+	f := cmd.Flags()
+	f.StringVar(&o.to, "to", "", "`TARGET`: docker, tar:FILE or oci:DIRECTORY")
+	f.StringVar(&o.tag, "tag", "", "the image's `NAME:TAG` at the target (default IMAGE:latest)")
+	f.StringVar(&o.platform, "platform", "", "the `PLATFORM` to take of an image that has several")
+	return cmd
+}
+
+// notBuiltError says that an image is not in the storage.
+type notBuiltError struct{ image, storage string }
+
+func (e *notBuiltError) Error() string {
+	return fmt.Sprintf("image %s of this commit is not in %s", e.image, e.storage)
+}
+func (e *notBuiltError) Hint() string { return "build it first: cairn build " + e.image }
+
+func (a *app) export(ctx context.Context, o exportOptions, image string) error {
+	write, err := a.exporter(ctx, o)
+	if err != nil {
+		return err
+	}
+	if o.tag == "" {
+		o.tag = image + ":latest"
+	}
+	p, st, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	planned, err := p.Plan(ctx, st, []string{image})
+	if err != nil {
+		return err
+	}
+	img, err := onePlatform(planned, o.platform)
+	if err != nil {
+		return err
+	}
+	s, err := st.Stages(ctx, p.Config.Name)
+	if err != nil {
+		return err
+	}
+	m, err := s.Manifest(ctx, storage.StageTag(img.Final().Digest))
+	if errors.Is(err, storage.ErrNotFound) {
+		return &notBuiltError{image, s.Address()}
+	}
+	if err != nil {
+		return err
+	}
+	v, err := transfer.Image(ctx, s, m)
+	if err != nil {
+		return err
+	}
+	if err := write(v, o.tag); err != nil {
+		return err
+	}
+	_, err = fmt.Fprintf(a.err, "exported %s to %s as %s\n", image, o.to, o.tag)
+	return err
+}
+
+// onePlatform chooses among the platforms of the one planned image.
+func onePlatform(p *stages.Plan, platform string) (*stages.Image, error) {
+	var names []string
+	for _, img := range p.Images {
+		if string(img.Platform) == platform || platform == "" && len(p.Images) == 1 {
+			return img, nil
+		}
+		names = append(names, string(img.Platform))
+	}
+	return nil, &usageError{fmt.Errorf("--platform %q: the image is built for %s", platform, strings.Join(names, ", "))}
+}
+
+// exporter returns the function that writes an image to the target.
+func (a *app) exporter(ctx context.Context, o exportOptions) (func(v1.Image, string) error, error) {
+	kind, path, _ := strings.Cut(o.to, ":")
+	switch {
+	case o.to == "docker":
+		return func(img v1.Image, ref string) error { return a.loadDocker(ctx, img, ref) }, nil
+	case kind == "tar" && path != "":
+		return func(img v1.Image, ref string) error { return transfer.WriteTarFile(path, img, ref) }, nil
+	case kind == "oci" && path != "":
+		return func(img v1.Image, ref string) error { return transfer.WriteLayout(path, img, ref) }, nil
+	default:
+		return nil, &usageError{fmt.Errorf("--to %q: want docker, tar:FILE or oci:DIRECTORY", o.to)}
+	}
+}
+
+// loadDocker pipes the image into "docker load".
+func (a *app) loadDocker(ctx context.Context, img v1.Image, ref string) error {
+	r, w := io.Pipe()
+	cmd := exec.CommandContext(ctx, "docker", "load")
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, a.err, a.err
+	var g errgroup.Group
+	g.Go(func() error { return w.CloseWithError(transfer.WriteTar(w, img, ref)) })
+	err := cmd.Run()
+	// Where docker ended early, the writer must not wait for a reader.
+	_ = r.CloseWithError(io.ErrClosedPipe)
+	if err != nil {
+		return fmt.Errorf("docker load: %w", err)
+	}
+	return g.Wait()
+}

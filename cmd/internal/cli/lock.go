@@ -1,0 +1,111 @@
+package cli
+
+import (
+	"context"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cairnbuild/cairn/stages/plan"
+)
+
+type lockOptions struct {
+	update  bool
+	refresh string
+}
+
+func (a *app) lockCommand() *cobra.Command {
+	var o lockOptions
+	cmd := &cobra.Command{
+		Use:   "lock",
+		Short: "Pin the bases of the project in cairn.lock",
+		Long: `Lock writes the manifest digest of every base into cairn.lock, beside cairn.yaml.
+Commit it: a build with pinned bases asks no registry what a name means today.
+Entries that are there stay as they are unless --update is given. Bases that the
+project no longer names are dropped.`,
+		Example: `  cairn lock
+  cairn lock --update
+  # have the commands of an image run again, for fresh packages
+  cairn lock --refresh backend`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error { return a.lock(cmd.Context(), o) },
+	}
+	f := cmd.Flags()
+	f.BoolVar(&o.update, "update", false, "resolve bases anew that are pinned already")
+	f.StringVar(&o.refresh, "refresh", "", "give `IMAGE` a new salt, or all with the word \"all\": its commands run again")
+	return cmd
+}
+
+func (a *app) lock(ctx context.Context, o lockOptions) error {
+	// The file that is edited is the one in the work tree, and so is what it is for.
+	a.settings.Dev = true
+	p, st, err := a.open(ctx)
+	if err != nil {
+		return err
+	}
+	defer st.Close()
+	next := &plan.Lock{Salts: p.Lock.Salts}
+	for _, b := range plan.BasesOf(p.Config) {
+		digest := p.Lock.Base(b.Reference, b.Platform)
+		if digest == "" || o.update {
+			if digest, err = st.ResolveBase(ctx, b.Reference, b.Platform); err != nil {
+				return fmt.Errorf("base %s for %s: %w", b.Reference, b.Platform, err)
+			}
+		}
+		next.Pin(b.Reference, b.Platform, digest)
+		fmt.Fprintf(a.err, "%s for %s is %s\n", b.Reference, b.Platform, digest)
+	}
+	for _, img := range p.Config.Images {
+		if o.refresh != img.Name && o.refresh != "all" || o.refresh == "" {
+			continue
+		}
+		salt, err := newSalt(a.host.Rand)
+		if err != nil {
+			return err
+		}
+		next.Refresh(img.Name, salt)
+		o.refresh = keepAll(o.refresh)
+	}
+	if o.refresh != "" && o.refresh != "all" {
+		return fmt.Errorf("%w: %q", plan.ErrNoSuchImage, o.refresh)
+	}
+	return replaceFile(filepath.Join(a.settings.Dir, plan.LockFile), next.Encode())
+}
+
+// keepAll returns what is still to be refreshed after one image was.
+func keepAll(refresh string) string {
+	if refresh == "all" {
+		return refresh
+	}
+	return ""
+}
+
+func newSalt(random io.Reader) (string, error) {
+	b := make([]byte, 8)
+	if _, err := io.ReadFull(random, b); err != nil {
+		return "", err
+	}
+	return hex.EncodeToString(b), nil
+}
+
+// replaceFile writes a file whole or not at all.
+func replaceFile(path string, b []byte) error {
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".cairn-lock-")
+	if err != nil {
+		return err
+	}
+	_, err = tmp.Write(b)
+	err = errors.Join(err, tmp.Chmod(0o644), tmp.Close())
+	if err == nil {
+		err = os.Rename(tmp.Name(), path)
+	}
+	if err != nil {
+		return errors.Join(err, os.Remove(tmp.Name()))
+	}
+	return nil
+}

@@ -1,0 +1,121 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/config"
+	"github.com/cairnbuild/cairn/stages/plan"
+	"github.com/cairnbuild/cairn/stages/source"
+)
+
+// Project is a configuration with the sources that it was read from.
+type Project struct {
+	Config *config.Project
+	Tree   *source.Tree
+	Repo   *source.Repository
+	Lock   *plan.Lock
+	// File is the configuration's name: cairn.yaml or werf.yaml.
+	File string
+}
+
+// NoConfigError says that a tree has no configuration.
+type NoConfigError struct {
+	// Dir is the project's directory, Tree the commit or "work tree".
+	Dir, Tree string
+	// OnDisk is set when the work tree has one that the commit lacks.
+	OnDisk bool
+}
+
+// Error implements error.
+func (e *NoConfigError) Error() string {
+	return fmt.Sprintf("no cairn.yaml or werf.yaml in %s of %s", e.Tree, e.Dir)
+}
+
+// Hint says what to do.
+func (e *NoConfigError) Hint() string {
+	if e.OnDisk {
+		return "it is in the work tree but not in the commit: commit it, or build the work tree with --dev"
+	}
+	return "name the project's directory with --dir; docs/reference/configuration.md describes the file"
+}
+
+// Open reads the project at its commit, or the work tree with Dev.
+func (s Settings) Open(ctx context.Context, h Host) (*Project, error) {
+	return s.OpenAt(ctx, h, "HEAD")
+}
+
+// OpenAt reads the project at a commit; with Dev, HEAD means the work tree.
+func (s Settings) OpenAt(ctx context.Context, h Host, rev string) (*Project, error) {
+	repo, err := source.Open(ctx, s.Dir)
+	if err != nil {
+		return nil, err
+	}
+	p := &Project{Repo: repo}
+	if s.Dev && rev == "HEAD" {
+		p.Tree, err = repo.WorkTree(ctx)
+	} else {
+		p.Tree, err = repo.Commit(ctx, rev)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if err := p.configure(ctx, s, h); err != nil {
+		return nil, err
+	}
+	return p, p.readLock(ctx)
+}
+
+func (p *Project) configure(ctx context.Context, s Settings, h Host) error {
+	for _, name := range []string{"cairn.yaml", "werf.yaml"} {
+		data, err := p.Tree.Read(ctx, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		p.File = name
+		p.Config, err = config.Load(ctx, config.Input{Path: name, Data: data, Files: p.Tree, Env: lookupEnv(h)})
+		return err
+	}
+	return &NoConfigError{Dir: s.Dir, Tree: p.Tree.ID(), OnDisk: onDisk(s.Dir)}
+}
+
+func onDisk(dir string) bool {
+	for _, name := range []string{"cairn.yaml", "werf.yaml"} {
+		if _, err := os.Stat(dir + "/" + name); err == nil {
+			return true
+		}
+	}
+	return false
+}
+
+func lookupEnv(h Host) func(string) (string, bool) {
+	return func(name string) (string, bool) {
+		v := h.Getenv(name)
+		return v, v != ""
+	}
+}
+
+func (p *Project) readLock(ctx context.Context) error {
+	b, err := p.Tree.Read(ctx, plan.LockFile)
+	if errors.Is(err, fs.ErrNotExist) {
+		p.Lock = &plan.Lock{}
+		return nil
+	}
+	if err != nil {
+		return err
+	}
+	p.Lock, err = plan.ParseLock(b)
+	return err
+}
+
+// Plan plans the named images, or all.
+func (p *Project) Plan(ctx context.Context, st *Storages, images []string) (*stages.Plan, error) {
+	return plan.Make(ctx, plan.Input{Project: p.Config, Files: p.Tree, Lock: p.Lock, Bases: st, Images: images})
+}

@@ -1,0 +1,120 @@
+package wire
+
+import (
+	"context"
+	"crypto/rand"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"go.uber.org/zap"
+
+	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
+)
+
+// Local is the address of a storage or a ledger on this host.
+const Local = ":local"
+
+// Settings are what the command line and the environment say about where things are.
+type Settings struct {
+	// Dir is the project's directory.
+	Dir string
+	// Dev plans the work tree instead of the commit.
+	Dev bool
+	// Storage is a repository address or [Local].
+	Storage string
+	// Secondary is the address of a storage that is only read; may be empty.
+	Secondary string
+	// Synchronization is the ledger's address.
+	Synchronization string
+	// EngineAddress is the address of a BuildKit; empty for the host's own daemon.
+	EngineAddress string
+	// RegistryCA is a file of certificates to trust besides the system's.
+	RegistryCA string
+	// CacheDir and StateDir replace the user's directories.
+	CacheDir, StateDir string
+}
+
+// Host is this process's surroundings: what a library takes as parameters.
+type Host struct {
+	Getenv func(string) string
+	Now    func() time.Time
+	// Began is when this process began its work.
+	Began time.Time
+	Rand  io.Reader
+	Log   *zap.Logger
+	// Program is the path of the running program.
+	Program string
+	// Version of this build.
+	Version string
+}
+
+// NewHost returns the real surroundings.
+func NewHost(log *zap.Logger, version string) Host {
+	program, err := os.Executable()
+	if err != nil {
+		program = os.Args[0]
+	}
+	return Host{Getenv: os.Getenv, Now: time.Now, Began: time.Now(), Rand: rand.Reader, Log: log, Program: program, Version: version}
+}
+
+// ErrNoHome is returned where neither a directory was given nor a home is known.
+var ErrNoHome = errors.New("HOME is not set: name a directory with --cache-dir and --state-dir")
+
+// cacheDir is where the local storage and results not yet published lie.
+func (s Settings) cacheDir(h Host) (string, error) {
+	return userDir(s.CacheDir, h.Getenv("XDG_CACHE_HOME"), h.Getenv("HOME"), ".cache")
+}
+
+// stateDir is where the local ledger lies.
+func (s Settings) stateDir(h Host) (string, error) {
+	return userDir(s.StateDir, h.Getenv("XDG_STATE_HOME"), h.Getenv("HOME"), filepath.Join(".local", "state"))
+}
+
+func userDir(given, xdg, home, below string) (string, error) {
+	switch {
+	case given != "":
+		return filepath.Abs(given)
+	case filepath.IsAbs(xdg):
+		return filepath.Join(xdg, "cairn"), nil
+	case filepath.IsAbs(home):
+		return filepath.Join(home, below, "cairn"), nil
+	default:
+		return "", ErrNoHome
+	}
+}
+
+// daemonPaths are those of the host's daemon, or of one of its own below a given
+// state directory.
+func (s Settings) daemonPaths(h Host) daemonctl.Paths {
+	if s.StateDir == "" {
+		return daemonctl.DefaultPaths(os.Getuid(), h.Getenv)
+	}
+	return daemonctl.Paths{
+		State:  filepath.Join(s.StateDir, "daemon"),
+		Socket: filepath.Join(s.StateDir, "run", "cairnd.sock"),
+	}
+}
+
+// shortHash tells directories of different addresses apart.
+func shortHash(s string) string {
+	h := sha256.Sum256([]byte(s))
+	return hex.EncodeToString(h[:6])
+}
+
+// Check refuses settings that contradict each other or that this version cannot serve.
+func (s Settings) Check(context.Context) error {
+	if scheme, _, ok := strings.Cut(s.Synchronization, "://"); ok {
+		return fmt.Errorf("--synchronization %s: the scheme %s is not known; use %s", s.Synchronization, scheme, Local)
+	}
+	if s.Synchronization != Local {
+		return fmt.Errorf("--synchronization %s: want %s", s.Synchronization, Local)
+	}
+	return nil
+}

@@ -1,0 +1,157 @@
+package wire
+
+import (
+	"context"
+	"fmt"
+	"math/rand/v2"
+	"path/filepath"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/build"
+	"github.com/cairnbuild/cairn/storage"
+	"github.com/cairnbuild/cairn/storage/local"
+	"github.com/cairnbuild/cairn/storage/readonly"
+	"github.com/cairnbuild/cairn/storage/registry"
+	"github.com/cairnbuild/cairn/storage/secondary"
+)
+
+// Storages opens the storages of one process. They share connections, tokens
+// and counters.
+type Storages struct {
+	settings Settings
+	host     Host
+	client   *registry.Client
+
+	requests, sent, received atomic.Int64
+	asked                    atomic.Int64 // of the ledger
+
+	mu  sync.Mutex
+	pad *local.Storage
+}
+
+// NewStorages reads no file and opens no connection.
+func NewStorages(s Settings, h Host) (*Storages, error) {
+	st := &Storages{settings: s, host: h}
+	var err error
+	st.client, err = registry.NewClient(registry.Options{
+		CAFile: s.RegistryCA, UserAgent: "cairn/" + h.Version, Now: h.Now, Jitter: rand.Float64,
+		Logger: h.Log, Observe: st.observe,
+	})
+	return st, err
+}
+
+func (st *Storages) observe(e registry.Exchange) {
+	if e.Kind != registry.KindAuth {
+		st.requests.Add(1)
+	}
+	st.sent.Add(e.Sent)
+	st.received.Add(e.Received)
+}
+
+// Close ends idle connections.
+func (st *Storages) Close() { st.client.Close() }
+
+// Open opens the storage at an address.
+func (st *Storages) Open(ctx context.Context, project, address string) (storage.Storage, error) {
+	if address != Local {
+		return st.client.Open(address)
+	}
+	dir, err := st.settings.cacheDir(st.host)
+	if err != nil {
+		return nil, err
+	}
+	return local.Open(ctx, filepath.Join(dir, "stages", project))
+}
+
+// Stages opens the storage that the settings name.
+func (st *Storages) Stages(ctx context.Context, project string) (storage.Storage, error) {
+	return st.Open(ctx, project, st.settings.Storage)
+}
+
+// ResolveBase implements plan.Bases.
+func (st *Storages) ResolveBase(ctx context.Context, reference string, p stages.Platform) (string, error) {
+	return st.client.Bases().Resolve(ctx, reference, p)
+}
+
+// Base opens the repository of a base, to be read only.
+func (st *Storages) Base(_ context.Context, reference string) (storage.Storage, error) {
+	s, err := st.client.Bases().Open(reference)
+	if err != nil {
+		return nil, err
+	}
+	return readonly.New(s), nil
+}
+
+// padKept is for how long the local cache keeps layers that no result to be
+// published names: long enough for any run that reads them.
+const padKept = 24 * time.Hour
+
+// Pad opens the local cache: the storage itself where that is local.
+func (st *Storages) Pad(ctx context.Context, project string, stages storage.Storage) (build.Pad, error) {
+	if p, ok := stages.(build.Pad); ok {
+		return p, nil
+	}
+	dir, err := st.settings.cacheDir(st.host)
+	if err != nil {
+		return nil, err
+	}
+	p, err := local.Open(ctx, filepath.Join(dir, "kept", project))
+	if err != nil {
+		return nil, err
+	}
+	st.mu.Lock()
+	st.pad = p
+	st.mu.Unlock()
+	return p, nil
+}
+
+// Tidy removes from the local cache what nothing will ask for again.
+func (st *Storages) Tidy(ctx context.Context) error {
+	st.mu.Lock()
+	p := st.pad
+	st.mu.Unlock()
+	if p == nil {
+		return nil
+	}
+	_, err := p.Sweep(ctx, st.host.Now().Add(-padKept))
+	return err
+}
+
+// Counts implements build.Options.Counts.
+func (st *Storages) Counts() build.Counts {
+	return build.Counts{RegistryRequests: st.requests.Load(), LedgerRequests: st.asked.Load(), BytesPulled: st.received.Load(), BytesPushed: st.sent.Load()}
+}
+
+// Second opens the secondary storage beside the primary one; nil where none is set.
+func (st *Storages) Second(ctx context.Context, project string, primary storage.Storage) (build.Second, error) {
+	if st.settings.Secondary == "" {
+		return nil, nil
+	}
+	if st.settings.Secondary == st.settings.Storage {
+		return nil, fmt.Errorf("--secondary-storage %s is the stages storage itself", st.settings.Secondary)
+	}
+	s, err := st.Open(ctx, project, st.settings.Secondary)
+	if err != nil {
+		return nil, err
+	}
+	source := readonly.New(s)
+	return second{source, secondary.New(primary, source, storage.CopyOptions{})}, nil
+}
+
+// second implements build.Second: the run has asked the primary storage itself
+// before it asks here.
+type second struct {
+	storage.Fetcher
+	both *secondary.Storage
+}
+
+// Find implements build.Second.
+func (s second) Find(ctx context.Context, ref string) (storage.Manifest, error) {
+	return s.Manifest(ctx, ref)
+}
+
+// Adopt implements build.Second.
+func (s second) Adopt(ctx context.Context, m storage.Manifest) error { return s.both.Adopt(ctx, m) }

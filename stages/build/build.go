@@ -1,0 +1,227 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+	"time"
+
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/assemble"
+	"github.com/cairnbuild/cairn/stages/engine"
+	"github.com/cairnbuild/cairn/storage"
+	"github.com/cairnbuild/cairn/synchronization"
+)
+
+// Engine runs jobs; implemented by [engine.Engine].
+type Engine interface {
+	Run(ctx context.Context, job *engine.Job, layer func(ctx context.Context, raw io.Reader) error, p engine.Progress) (engine.Result, error)
+}
+
+// Pad is the local cache: layers are made in it, and results that could not be
+// published wait in it for the next run.
+type Pad interface {
+	storage.Storage
+	assemble.Scratchpad
+}
+
+// Second is a storage that is only read: what it has is taken over instead of
+// being made. See storage/secondary.
+type Second interface {
+	// Find returns the manifest that ref names there, or storage.ErrNotFound.
+	Find(ctx context.Context, ref string) (storage.Manifest, error)
+	// Adopt brings m, its config and its layers into the primary storage, without a name.
+	Adopt(ctx context.Context, m storage.Manifest) error
+}
+
+// Options are what a run needs. Functions are called at most once and only when
+// the run comes so far: a build in which nothing changed calls none.
+type Options struct {
+	Plan *stages.Plan
+	// Files are the project's sources.
+	Files Files
+	// Storage is where stages are looked up and published.
+	Storage storage.Storage
+	// Second may be nil.
+	Second Second
+	// Pad opens the local cache. It may be the Storage itself.
+	Pad func(ctx context.Context) (Pad, error)
+	// Base opens the repository of a base reference.
+	Base func(ctx context.Context, reference string) (storage.Storage, error)
+	// Ledger opens the ledger of the project.
+	Ledger func(ctx context.Context) (*synchronization.Ledger, error)
+	// Engine starts or finds the engine. It is called again after the engine is gone.
+	Engine func(ctx context.Context) (Engine, error)
+	// Counts tells what was sent so far.
+	Counts func() Counts
+	// Now is the clock that durations are taken from, Began when the work that the
+	// report covers began.
+	Now   func() time.Time
+	Began time.Time
+	// Parallel is how many stages run at once on this host; at least 1.
+	Parallel int
+	// Observer may be nil.
+	Observer Observer
+	// KeepLocal has a run whose ledger cannot be reached make what is missing and
+	// keep it in the Pad, unpublished.
+	KeepLocal bool
+}
+
+// KeptError is the end of a run that made stages and could not publish them all.
+type KeptError struct {
+	// Kept are the stages that wait in the local cache.
+	Kept []stages.Digest
+	Err  error
+}
+
+// Error implements error.
+func (e *KeptError) Error() string {
+	return fmt.Sprintf("%v (%d finished stages are kept in the local cache and will be published by the next run)", e.Err, len(e.Kept))
+}
+
+// Unwrap returns the cause.
+func (e *KeptError) Unwrap() error { return e.Err }
+
+// StageError is the failure of one stage.
+type StageError struct {
+	Image string
+	Stage *stages.Stage
+	Err   error
+}
+
+// Error implements error.
+func (e *StageError) Error() string {
+	if e.Image == "" {
+		return fmt.Sprintf("stage %s: %v", e.Stage.Name(), e.Err)
+	}
+	return fmt.Sprintf("image %s, stage %s: %v", e.Image, e.Stage.Name(), e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *StageError) Unwrap() error { return e.Err }
+
+// Run brings every image of the plan into the storage and returns the account of
+// it. The report is there after a failure too, as far as the run came.
+func Run(ctx context.Context, o Options) (*Report, error) {
+	root, err := o.Plan.Root()
+	if err != nil {
+		return nil, err
+	}
+	if o.Observer == nil {
+		o.Observer = silent{}
+	}
+	r := newRun(o)
+	err = r.all(ctx, root)
+	if closing := r.ledger.close(ctx); err == nil {
+		err = closing
+	}
+	rep := r.report(root)
+	if err != nil && len(rep.Kept) > 0 {
+		err = &KeptError{Kept: rep.Kept, Err: err}
+	}
+	return rep, err
+}
+
+// run is the state of one build.
+type run struct {
+	Options
+	ledger *ledger
+	engine *engineSlot
+	pad    Pad
+	slots  chan struct{}
+	marked onceErr
+
+	mu    sync.Mutex
+	nodes map[stages.Digest]*node
+	group *errgroup.Group
+}
+
+func newRun(o Options) *run {
+	r := &run{
+		Options: o,
+		ledger:  &ledger{open: o.Ledger, storage: o.Storage.Address()},
+		engine:  &engineSlot{start: o.Engine},
+		slots:   make(chan struct{}, max(1, o.Parallel)),
+		nodes:   make(map[stages.Digest]*node),
+	}
+	for _, img := range o.Plan.Images {
+		label := img.Name
+		if slices.ContainsFunc(o.Plan.Images, func(other *stages.Image) bool {
+			return other.Name == img.Name && other.Platform != img.Platform
+		}) {
+			label += " (" + string(img.Platform) + ")"
+		}
+		for _, s := range img.Stages {
+			r.add(s, label)
+		}
+	}
+	return r
+}
+
+// add makes nodes for s and what it needs. Images that are only imported from
+// are labelled with the importer: they are made on its behalf.
+func (r *run) add(s *stages.Stage, label string) {
+	if _, ok := r.nodes[s.Digest]; ok {
+		return
+	}
+	r.nodes[s.Digest] = newNode(s, label)
+	for _, need := range s.Needs() {
+		r.add(need, label)
+	}
+}
+
+func (r *run) node(s *stages.Stage) *node { return r.nodes[s.Digest] }
+
+// all answers a build that exists already with one request, and makes what is
+// missing otherwise.
+func (r *run) all(ctx context.Context, root stages.Digest) error {
+	found, err := r.findBuild(ctx, root)
+	if err != nil || found {
+		return err
+	}
+	if r.pad, err = r.Pad(ctx); err != nil {
+		return err
+	}
+	group, gctx := errgroup.WithContext(ctx)
+	r.group = group
+	for _, img := range r.Plan.Images {
+		r.ensure(gctx, r.node(img.Final()))
+	}
+	if err := group.Wait(); err != nil {
+		return cause(ctx, err)
+	}
+	if len(r.keptStages()) > 0 {
+		return nil // not all names exist, so there is nothing that an index could list
+	}
+	return r.publishBuild(ctx, root)
+}
+
+// cause prefers the reason for which a run was cancelled to the news that it was.
+func cause(ctx context.Context, err error) error {
+	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
+		return context.Cause(ctx)
+	}
+	return err
+}
+
+// onceErr runs a function until it succeeds once.
+type onceErr struct {
+	mu   sync.Mutex
+	done bool
+}
+
+func (o *onceErr) do(f func() error) error {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.done {
+		return nil
+	}
+	err := f()
+	o.done = err == nil
+	return err
+}

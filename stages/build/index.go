@@ -1,0 +1,113 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/storage"
+)
+
+// Annotations of a build index, on each of its manifests.
+const (
+	imageKey = "dev.cairn.image"
+	stageKey = "dev.cairn.stage"
+)
+
+func newIndex(manifests []ocispec.Descriptor) ocispec.Index {
+	return ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2},
+		MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: manifests,
+	}
+}
+
+// findBuild looks for the index of this very build, which answers for all images
+// with one request.
+func (r *run) findBuild(ctx context.Context, root stages.Digest) (bool, error) {
+	m, err := r.Storage.Manifest(ctx, storage.BuildTag(root))
+	if errors.Is(err, storage.ErrNotFound) {
+		return false, nil
+	}
+	if err != nil {
+		return false, err
+	}
+	idx, err := m.Index()
+	if err != nil {
+		return false, err
+	}
+	if len(idx.Manifests) != len(r.Plan.Images) {
+		return false, r.foreignIndex(root, "it lists %d images and not %d", len(idx.Manifests), len(r.Plan.Images))
+	}
+	for i, img := range r.Plan.Images {
+		d := idx.Manifests[i]
+		if d.Annotations[stageKey] != img.Final().Digest.String() {
+			return false, r.foreignIndex(root, "image %q is stage %s in it", img.Name, d.Annotations[stageKey])
+		}
+		r.published(r.node(img.Final()), storage.Manifest{Descriptor: d}, ResultCached)
+	}
+	return true, nil
+}
+
+func (r *run) foreignIndex(root stages.Digest, why string, args ...any) error {
+	return &storage.Error{
+		Op: "read build index", Storage: r.Storage.Address(), Subject: storage.BuildTag(root),
+		Class: storage.ErrCorrupt, Err: fmt.Errorf(why, args...),
+	}
+}
+
+// publishBuild gives the build its index. It is the same whoever writes it, so
+// it needs no lock. An image for several platforms has one of its own as well.
+func (r *run) publishBuild(ctx context.Context, root stages.Digest) error {
+	if err := r.publishIndex(ctx, root, r.Plan.Images); err != nil {
+		return err
+	}
+	for name, platforms := range byName(r.Plan.Images) {
+		if len(platforms) < 2 || len(platforms) == len(r.Plan.Images) {
+			continue
+		}
+		part := stages.Plan{Project: r.Plan.Project, Images: platforms}
+		root, err := part.Root()
+		if err != nil {
+			return err
+		}
+		if err := r.publishIndex(ctx, root, platforms); err != nil {
+			return fmt.Errorf("index of image %q: %w", name, err)
+		}
+	}
+	return nil
+}
+
+func byName(images []*stages.Image) map[string][]*stages.Image {
+	out := make(map[string][]*stages.Image)
+	for _, img := range images {
+		out[img.Name] = append(out[img.Name], img)
+	}
+	return out
+}
+
+func (r *run) publishIndex(ctx context.Context, root stages.Digest, images []*stages.Image) error {
+	var list []ocispec.Descriptor
+	for _, img := range images {
+		n := r.node(img.Final())
+		n.mu.Lock()
+		d := n.manifest.Descriptor
+		n.mu.Unlock()
+		list = append(list, ocispec.Descriptor{
+			MediaType: ocispec.MediaTypeImageManifest, Digest: d.Digest, Size: d.Size,
+			Platform: &ocispec.Platform{
+				OS: img.Platform.OS(), Architecture: img.Platform.Architecture(), Variant: img.Platform.Variant(),
+			},
+			Annotations: map[string]string{imageKey: img.Name, stageKey: img.Final().Digest.String()},
+		})
+	}
+	m, err := storage.NewManifest(ocispec.MediaTypeImageIndex, newIndex(list))
+	if err != nil {
+		return err
+	}
+	return r.Storage.Publish(ctx, storage.BuildTag(root), m)
+}

@@ -1,0 +1,425 @@
+package build
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"sync"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/assemble"
+	"github.com/cairnbuild/cairn/stages/engine"
+	"github.com/cairnbuild/cairn/storage"
+)
+
+// How many layers the files of one stage may become. Together the four command
+// stages and the source stage of an image stay at 32.
+const (
+	commandFileLayers = 2
+	sourceFileLayers  = 24
+)
+
+// engineTries is how often a job is given to an engine that dies under it.
+const engineTries = 3
+
+// candidateFor makes n, or finds it in the local cache, where an earlier run
+// kept it. What it is built upon is ready.
+func (r *run) candidateFor(ctx context.Context, n *node) (*candidate, error) {
+	began := r.Now()
+	defer func() { n.spent(r.Now().Sub(began)) }()
+	if kept := r.fromPad(ctx, n); kept != nil {
+		same, err := r.sameBasis(ctx, n, kept.basis)
+		if err != nil {
+			return nil, err
+		}
+		if same {
+			return kept, nil
+		}
+	}
+	cand, err := r.make(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	if err := r.keepInPad(ctx, n, cand); err != nil {
+		return nil, err
+	}
+	n.mu.Lock()
+	first := n.candidate == nil
+	n.candidate = cand
+	n.mu.Unlock()
+	if first && cand.job != nil {
+		close(n.ran)
+	}
+	return cand, nil
+}
+
+// make makes n in the way that its kind asks for.
+func (r *run) make(ctx context.Context, n *node) (*candidate, error) {
+	rec := &n.stage.Recipe
+	switch {
+	case rec.Kind == stages.KindFrom:
+		return r.makeBase(ctx, n)
+	case n.stage.NeedsEngine():
+		return r.makeOnEngine(ctx, n)
+	default:
+		return r.makeSource(ctx, n)
+	}
+}
+
+// makeBase takes a base image over.
+func (r *run) makeBase(ctx context.Context, n *node) (*candidate, error) {
+	r.phase(n, PhaseRunning, "")
+	rec := &n.stage.Recipe
+	cand := &candidate{basis: []digest.Digest{}, result: ResultAssembled}
+	img := assemble.Scratch(rec.Platform)
+	if ref := n.stage.BaseRef; ref != nil {
+		repo, err := r.Base(ctx, ref.Name)
+		if err != nil {
+			return nil, fmt.Errorf("base %s: %w", ref.Name, err)
+		}
+		m, err := repo.Manifest(ctx, ref.Digest)
+		if err != nil {
+			return nil, fmt.Errorf("base %s: %w", ref.Name, err)
+		}
+		if img, err = assemble.From(ctx, repo, m, rec.Platform); err != nil {
+			return nil, fmt.Errorf("base %s: %w", ref.Name, err)
+		}
+		cand.from, cand.origin, cand.fresh = repo, repo.Address(), img.Layers()
+	}
+	var err error
+	cand.image, err = img.Append(nil, rec.Config)
+	return cand, err
+}
+
+// makeSource puts files and config on top of what is there; no command runs.
+func (r *run) makeSource(ctx context.Context, n *node) (*candidate, error) {
+	if err := r.slot(ctx, n); err != nil {
+		return nil, err
+	}
+	defer r.free()
+	below, _, err := r.base(ctx, r.node(n.stage.Parent))
+	if err != nil {
+		return nil, err
+	}
+	layers, err := assemble.SourceLayers(ctx, r.Files, r.pad, n.stage, below, sourceFileLayers)
+	if err != nil {
+		return nil, err
+	}
+	return r.onTop(n, below, layers, nil)
+}
+
+// onTop is the candidate of layers made in the pad upon an image.
+func (r *run) onTop(n *node, below *assemble.Image, layers []assemble.Layer, basis []digest.Digest) (*candidate, error) {
+	img, err := below.Append(layers, n.stage.Recipe.Config)
+	if err != nil {
+		return nil, err
+	}
+	if basis == nil {
+		basis = []digest.Digest{below.Manifest().Descriptor.Digest}
+	}
+	cand := &candidate{image: img, basis: basis, from: r.pad, result: ResultAssembled}
+	for _, l := range layers {
+		cand.fresh = append(cand.fresh, l.Descriptor)
+	}
+	return cand, nil
+}
+
+// slot waits for one of the places in which stages are made on this host.
+func (r *run) slot(ctx context.Context, n *node) error {
+	r.phase(n, PhaseQueued, "")
+	select {
+	case r.slots <- struct{}{}:
+		r.phase(n, PhaseRunning, "")
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (r *run) free() { <-r.slots }
+
+// makeOnEngine runs commands or copies imports. An engine that dies is started
+// again; what it had not finished is run again on the published parents.
+func (r *run) makeOnEngine(ctx context.Context, n *node) (*candidate, error) {
+	for try := 1; ; try++ {
+		chained := try == 1
+		if !chained {
+			// Not while holding a slot: what is waited for may need one.
+			if err := r.waitNeeds(ctx, n); err != nil {
+				return nil, err
+			}
+		}
+		cand, err := r.inSlot(ctx, n, chained)
+		again := errors.Is(err, engine.ErrEngineGone) || errors.Is(err, errBelowChanged)
+		if !again || try == engineTries || ctx.Err() != nil {
+			return cand, err
+		}
+	}
+}
+
+func (r *run) waitNeeds(ctx context.Context, n *node) error {
+	for _, need := range n.stage.Needs() {
+		if err := r.node(need).wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (r *run) inSlot(ctx context.Context, n *node, chained bool) (*candidate, error) {
+	if err := r.slot(ctx, n); err != nil {
+		return nil, err
+	}
+	defer r.free()
+	return r.runJob(ctx, n, chained)
+}
+
+// errBelowChanged: the engine made an earlier stage again, with another outcome
+// than the one that was taken from it.
+var errBelowChanged = errors.New("the engine has lost what this stage is built upon")
+
+// runJob has the engine make n once. Chained, it goes on from jobs of this run;
+// otherwise it waits until everything below is published and begins from there.
+func (r *run) runJob(ctx context.Context, n *node, chained bool) (*candidate, error) {
+	e, gen, err := r.engine.get(ctx)
+	if err != nil {
+		return nil, err
+	}
+	j := &jobMaker{run: r, node: n, chained: chained, gen: gen}
+	if err := j.prepare(ctx); err != nil {
+		return nil, err
+	}
+	var made *assemble.Layer
+	res, err := e.Run(ctx, j.job, func(ctx context.Context, raw io.Reader) error {
+		l, err := assemble.CommandLayer(ctx, r.pad, raw)
+		made = l
+		return err
+	}, j.progress)
+	if errors.Is(err, engine.ErrEngineGone) {
+		r.engine.lost(gen)
+	}
+	if err != nil {
+		return nil, err
+	}
+	if j.after != nil && !j.after.reaches(res.Below) {
+		return nil, errBelowChanged
+	}
+	layers := j.files
+	if made != nil {
+		layers = append(layers, *made)
+	}
+	cand, err := r.onTop(n, j.below, layers, j.basis)
+	if err != nil {
+		return nil, err
+	}
+	cand.job, cand.ran, cand.gen, cand.result = j.job, res, gen, ResultBuilt
+
+	return cand, nil
+}
+
+// reaches reports whether the engine's layers below a child are those that c was
+// taken from, followed at most by the child's own files.
+func (c *candidate) reaches(below []digest.Digest) bool {
+	mine := c.ran.Below
+	if !c.ran.Empty {
+		mine = append(slices.Clone(mine), c.ran.Layer.Raw)
+	}
+	return len(below) >= len(mine) && slices.Equal(below[:len(mine)], mine)
+}
+
+// jobMaker turns a stage into a job.
+type jobMaker struct {
+	*run
+	node    *node
+	chained bool
+	gen     int
+
+	job   *engine.Job
+	below *assemble.Image
+	// after is the candidate that the job goes on from, nil when it begins from
+	// a published image.
+	after *candidate
+	files []assemble.Layer
+	basis []digest.Digest
+}
+
+func (j *jobMaker) prepare(ctx context.Context) error {
+	s := j.node.stage
+	j.job = &engine.Job{
+		Key:      s.Digest.String(),
+		Name:     j.node.label + "/" + s.Name(),
+		Platform: s.Recipe.Platform,
+		Commands: s.Recipe.Commands,
+	}
+	if err := j.parent(ctx); err != nil {
+		return err
+	}
+	if err := j.place(ctx); err != nil {
+		return err
+	}
+	for i := range s.Recipe.Imports {
+		if err := j.copy(ctx, i); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// state returns what the job stands on or copies from: the published image or
+// the job that made it on this very engine.
+func (j *jobMaker) state(ctx context.Context, s *stages.Stage) (*assemble.Image, *candidate, error) {
+	img, cand, err := j.base(ctx, j.run.node(s))
+	if err != nil || !j.chained || cand == nil || cand.job == nil || cand.gen != j.gen {
+		return img, nil, err
+	}
+	return img, cand, nil
+}
+
+func (j *jobMaker) parent(ctx context.Context) error {
+	img, cand, err := j.state(ctx, j.node.stage.Parent)
+	if err != nil {
+		return err
+	}
+	j.below, j.after = img, cand
+	j.basis = append(j.basis, img.Manifest().Descriptor.Digest)
+	j.job.Env = img.Config().Config.Env
+	if cand != nil {
+		j.job.After = cand.job
+		return nil
+	}
+	j.job.Parent = j.image(img)
+	return nil
+}
+
+// image hands an image to the engine. An image without layers is nothing to
+// begin from.
+func (r *run) image(img *assemble.Image) *engine.Image {
+	if len(img.Layers()) == 0 {
+		return nil
+	}
+	m := img.Manifest()
+	return &engine.Image{Manifest: m.Descriptor, Bytes: m.Bytes, Config: img.ConfigBlob(), Blobs: r.blobs()}
+}
+
+// place makes the layers of the files that the commands need, and gives the
+// engine the same files.
+func (j *jobMaker) place(ctx context.Context) error {
+	s := j.node.stage
+	if len(s.Recipe.Files) == 0 {
+		return nil
+	}
+	dirs, placed, err := assemble.Place(ctx, j.Files, s, j.below)
+	if err != nil {
+		return err
+	}
+	if j.job.Files, err = newTree(ctx, j.Files, dirs, placed); err != nil {
+		return err
+	}
+	j.files, err = assemble.SourceLayers(ctx, j.Files, j.pad, s, j.below, commandFileLayers)
+	return err
+}
+
+func (j *jobMaker) copy(ctx context.Context, i int) error {
+	im := j.node.stage.Recipe.Imports[i]
+	img, cand, err := j.state(ctx, j.node.stage.ImportFrom[i])
+	if err != nil {
+		return err
+	}
+	c := engine.Copy{Add: im.Add, To: im.To, Include: im.IncludePaths, Exclude: im.ExcludePaths}
+	if im.Owner != "" || im.Group != "" {
+		c.Chown = true
+		if c.UID, c.GID, err = j.owner(ctx, im); err != nil {
+			return fmt.Errorf("import of %s: %w", im.Add, err)
+		}
+	}
+	if cand != nil {
+		c.FromJob = cand.job
+	} else if c.From = j.image(img); c.From == nil {
+		return fmt.Errorf("import of %s: its image is empty", im.Add)
+	}
+	j.basis = append(j.basis, img.Manifest().Descriptor.Digest)
+	j.job.Copies = append(j.job.Copies, c)
+	return nil
+}
+
+// owner looks up whom imported files shall belong to, as the image below knows them.
+func (j *jobMaker) owner(ctx context.Context, im stages.Import) (uid, gid int, err error) {
+	t, err := j.below.Tables(ctx)
+	if err != nil {
+		return 0, 0, err
+	}
+	if im.Owner != "" {
+		if uid, err = t.User(im.Owner); err != nil {
+			return 0, 0, err
+		}
+	}
+	if im.Group != "" {
+		gid, err = t.Group(im.Group)
+	}
+	return uid, gid, err
+}
+
+func (j *jobMaker) progress(e engine.Event) {
+	if e.Kind == engine.Log {
+		j.tell(Event{Image: j.node.label, Stage: j.node.stage, Line: e.Line})
+	}
+}
+
+// blobs reads from the local cache what is there, and the rest from the storage.
+func (r *run) blobs() engine.Blobs { return padFirst{r.pad, r.Storage} }
+
+type padFirst struct {
+	pad  Pad
+	rest storage.Fetcher
+}
+
+// Blob implements [engine.Blobs].
+func (p padFirst) Blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	if ok, err := p.pad.HasBlob(ctx, d); err == nil && ok {
+		return p.pad.Blob(ctx, d)
+	}
+	return p.rest.Blob(ctx, d)
+}
+
+// engineSlot starts the engine when the first stage needs it, and again after it died.
+type engineSlot struct {
+	start func(ctx context.Context) (Engine, error)
+
+	mu  sync.Mutex
+	now Engine
+	// gen counts engines, so that two jobs that lose the same one start one.
+	gen int
+}
+
+func (e *engineSlot) get(ctx context.Context) (Engine, int, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.now == nil {
+		eng, err := e.start(ctx)
+		if err != nil {
+			return nil, 0, err
+		}
+		e.now = eng
+		e.gen++
+	}
+	return e.now, e.gen, nil
+}
+
+func (e *engineSlot) lost(gen int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.gen == gen {
+		e.now = nil
+	}
+}
+
+func (e *engineSlot) started() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.gen > 0
+}

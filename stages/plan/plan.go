@@ -1,0 +1,187 @@
+package plan
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/config"
+)
+
+// scratch is the base that has nothing in it.
+const scratch = "scratch"
+
+// Files tells the identity of a selection of files; implemented by source.Tree.
+type Files interface {
+	// Identity returns the identity of the selected files and how many there are.
+	Identity(sel stages.Selection) (id stages.Digest, files int, err error)
+}
+
+// Bases says what a base reference stands for at the moment.
+type Bases interface {
+	// ResolveBase returns the digest of the reference's manifest for the platform.
+	ResolveBase(ctx context.Context, reference string, p stages.Platform) (digest string, err error)
+}
+
+// Input is everything that a plan follows from.
+type Input struct {
+	Project *config.Project
+	Files   Files
+	// Lock may be nil.
+	Lock *Lock
+	// Bases is asked, once for each base and platform, where Lock has no entry.
+	Bases Bases
+	// Images are the names to plan, each with what it needs; none means all.
+	Images []string
+}
+
+// ErrNoSuchImage is returned for a requested image that the project does not have.
+var ErrNoSuchImage = errors.New("no such image")
+
+// Make returns the plan. The plan lists the requested images only; the stages of
+// others that they are built from hang on them.
+func Make(ctx context.Context, in Input) (*stages.Plan, error) {
+	if in.Lock == nil {
+		in.Lock = &Lock{}
+	}
+	m := &maker{
+		Input:  in,
+		images: make(map[imageKey]*stages.Image),
+		stages: make(map[stages.Digest]*stages.Stage),
+		bases:  make(map[Base]*stages.BaseRef),
+	}
+	wanted, err := m.wanted()
+	if err != nil {
+		return nil, err
+	}
+	p := &stages.Plan{Project: in.Project.Name}
+	for _, img := range wanted {
+		for _, platform := range img.Platforms {
+			planned, err := m.image(ctx, img, platform)
+			if err != nil {
+				return nil, err
+			}
+			p.Images = append(p.Images, planned)
+		}
+	}
+	return p, nil
+}
+
+// BasesOf returns the bases that the project refers to, each once and in order,
+// scratch apart.
+func BasesOf(p *config.Project) []Base {
+	var out []Base
+	for i := range p.Images {
+		img := &p.Images[i]
+		for _, platform := range img.Platforms {
+			b := Base{Reference: img.From, Platform: platform}
+			if img.From != "" && img.From != scratch && !slices.Contains(out, b) {
+				out = append(out, b)
+			}
+		}
+	}
+	return out
+}
+
+type imageKey struct {
+	name     string
+	platform stages.Platform
+}
+
+// maker remembers what is planned already, so that what images share is one value.
+type maker struct {
+	Input
+	images map[imageKey]*stages.Image
+	stages map[stages.Digest]*stages.Stage
+	bases  map[Base]*stages.BaseRef
+}
+
+func (m *maker) wanted() ([]*config.Image, error) {
+	var out []*config.Image
+	for i := range m.Project.Images {
+		img := &m.Project.Images[i]
+		if len(m.Images) == 0 || slices.Contains(m.Images, img.Name) {
+			out = append(out, img)
+		}
+	}
+	for _, name := range m.Images {
+		if _, ok := m.Project.Image(name); !ok {
+			return nil, fmt.Errorf("%w: %q; the project has %s", ErrNoSuchImage, name, m.names())
+		}
+	}
+	return out, nil
+}
+
+func (m *maker) names() string {
+	var names []string
+	for _, img := range m.Project.Images {
+		names = append(names, fmt.Sprintf("%q", img.Name))
+	}
+	return strings.Join(names, ", ")
+}
+
+func (m *maker) image(ctx context.Context, img *config.Image, p stages.Platform) (*stages.Image, error) {
+	key := imageKey{img.Name, p}
+	if done, ok := m.images[key]; ok {
+		return done, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return nil, err
+	}
+	c := &chain{maker: m, cfg: img, image: &stages.Image{Name: img.Name, Platform: p}}
+	if err := c.build(ctx); err != nil {
+		return nil, err
+	}
+	m.images[key] = c.image
+	return c.image, nil
+}
+
+// other returns the plan of an image that another one is built from.
+func (m *maker) other(ctx context.Context, name string, p stages.Platform) (*stages.Image, error) {
+	img, ok := m.Project.Image(name)
+	if !ok {
+		return nil, fmt.Errorf("%w: %q", ErrNoSuchImage, name)
+	}
+	if !slices.Contains(img.Platforms, p) {
+		return nil, fmt.Errorf("image %q is needed for %s, which is not among its platforms", name, p)
+	}
+	return m.image(ctx, img, p)
+}
+
+// base returns what a base reference stands for: the lock's word, or else one
+// answer for the whole run.
+func (m *maker) base(ctx context.Context, ref string, p stages.Platform) (*stages.BaseRef, error) {
+	key := Base{ref, p}
+	if b, ok := m.bases[key]; ok {
+		return b, nil
+	}
+	b := &stages.BaseRef{Name: ref, Digest: m.Lock.Base(ref, p), Pinned: true}
+	if b.Digest == "" {
+		_, d, byDigest := strings.Cut(ref, "@")
+		digest, err := m.Bases.ResolveBase(ctx, ref, p)
+		if err != nil {
+			return nil, fmt.Errorf("base %s for %s: %w", ref, p, err)
+		}
+		b.Digest, b.Pinned = digest, byDigest && d == digest
+	}
+	m.bases[key] = b
+	return b, nil
+}
+
+// intern returns the stage of s's recipe: the one that is there, or s.
+func (m *maker) intern(s *stages.Stage) (*stages.Stage, error) {
+	s.Recipe.Format = stages.RecipeFormat
+	d, err := s.Recipe.Digest()
+	if err != nil {
+		return nil, err
+	}
+	if same, ok := m.stages[d]; ok {
+		return same, nil
+	}
+	s.Digest = d
+	m.stages[d] = s
+	return s, nil
+}
