@@ -1,0 +1,78 @@
+package config
+
+// Keys of werf.yaml that are outside the subset that is read, each with what to
+// write instead.
+
+const noDockerfile = "Dockerfile images are not supported by this version"
+
+// baseRefusals are the keys of an image that say, instead of from, what it is
+// made of.
+func baseRefusals() []refusal {
+	return []refusal{
+		{key: "dockerfile", message: noDockerfile, hint: "write the image with from, git and shell"},
+		{key: "artifact", message: "artifact is not supported", hint: "write it as an image; what imports from it names the image"},
+		{key: "fromArtifact", message: "fromArtifact is not supported", hint: "write the artifact as an image and use fromImage"},
+	}
+}
+
+func (f refusal) insteadOfBase() bool {
+	for _, b := range baseRefusals() {
+		if b.key == f.key {
+			return true
+		}
+	}
+	return false
+}
+
+// imageRefusals are refused in both dialects: people move from one to the other.
+func imageRefusals() []refusal {
+	out := baseRefusals()
+	for _, key := range []string{"context", "contextAddFiles", "contextAddFile", "target", "args", "addHost", "ssh", "staged"} {
+		out = append(out, refusal{key: key, message: noDockerfile, hint: "write the image with from, git and shell"})
+	}
+	return append(out,
+		refusal{key: "mount", message: "mount is not supported by this version", hint: "nothing outside the commit may change a build; let the stage cache keep what commands download, with stageDependencies on the lock file of the package manager"},
+		refusal{key: "ansible", message: "ansible is not supported", hint: "write the tasks as commands in shell"},
+		refusal{key: "fromLatest", message: "fromLatest is not supported", hint: `bases are pinned in cairn.lock; "cairn lock" updates them`},
+		refusal{key: "asLayers", message: "asLayers is not supported", hint: "remove the key: each section is one stage; use several images with fromImage for more"},
+		refusal{key: "herebyIAdmitThatFromLatestMightBreakReproducibility", message: "fromLatest is not supported", hint: `bases are pinned in cairn.lock; "cairn lock" updates them`},
+		refusal{key: "final", message: "final is not supported", hint: `remove the key; "cairn build IMAGE…" names what is wanted`},
+		refusal{key: "dependencies", message: "dependencies is not supported", hint: "use fromImage or import"},
+		refusal{key: "secrets", message: "secrets are not supported by this version", hint: "remove the key"},
+		refusal{key: "imageSpec", message: "imageSpec is not supported", hint: "use docker"},
+		refusal{key: "disableGitAfterPatch", message: "disableGitAfterPatch is not supported", hint: "list what commands need in stageDependencies and leave the rest out with excludePaths"},
+	)
+}
+
+func projectRefusals() []refusal {
+	werf := func(key, hint string) refusal {
+		return refusal{key: key, message: key + " is not supported in werf.yaml", hint: hint, werfOnly: true}
+	}
+	return []refusal{
+		werf("deploy", `remove the key; releases are configured by the flags of "cairn deploy"`),
+		werf("cleanup", `remove the key; what is kept is configured by the flags of "cairn cleanup"`),
+		werf("gitWorktree", "remove the key; a shallow clone is enough, history is never read"),
+		werf("build", "remove the key; write platform in each image"),
+		werf("platform", "remove the key; write platform in each image, or name the file cairn.yaml"),
+		werf("staged", "remove the key; builds are always staged"),
+		werf("includes", "remove the key; use templates in .werf"),
+	}
+}
+
+func gitRefusals() []refusal {
+	var out []refusal
+	for _, key := range []string{"url", "branch", "tag", "commit", "name", "basicAuth"} {
+		out = append(out, refusal{key: key, message: "other repositories (git." + key + ") are not supported", hint: "add the repository as a submodule, or fetch a fixed commit of it in shell"})
+	}
+	return append(out, refusal{
+		key: "herebyIAdmitThatBranchMightBreakReproducibility", message: "other repositories are not supported", hint: "add the repository as a submodule",
+	})
+}
+
+func importRefusals() []refusal {
+	return []refusal{
+		{key: "artifact", message: "import.artifact is not supported", hint: "write the artifact as an image, and image instead of artifact"},
+		{key: "stage", message: "import.stage is not supported", hint: "write an image that ends with that stage and import from it"},
+		{key: "from", message: "import.from is not supported in werf.yaml", hint: "write an image with from and import from it", werfOnly: true},
+	}
+}
