@@ -129,27 +129,32 @@ func TestHostileFilesAreRefusedSoon(t *testing.T) {
 		b.WriteString("project: p\n{{ range until 4000 }}---\nimage: i{{ . }}\nfrom: scratch\nbad: 1\n{{ end }}")
 		return b.String()
 	}
+	deep := func(before, recursion, after string) string {
+		return "{{template \"x\"}}{{define \"x\"}}" + before + recursion + after + "{{end}}"
+	}
 	for name, data := range map[string]string{
-		"a file that is too large":           "project: p\n" + strings.Repeat("#", 1<<20),
-		"a bomb of merged aliases":           bomb(9),
-		"an alias of its own parent":         doc("image: a\nfrom: scratch\ndocker: &d {LABEL: {<<: *d}}"),
-		"deep nesting":                       doc("image: " + strings.Repeat("[", 100_000)),
-		"deeply nested templates":            strings.Repeat("{{if true}}", 90_000),
-		"deeply nested parentheses":          "{{" + strings.Repeat("(", 500_000) + "}}",
-		"a loop in a loop":                   doc("image: a\nfrom: {{ $l := until 20000 }}{{ range $l }}{{ range $l }}{{ end }}{{ end }}"),
-		"a string that doubles itself":       doc("image: a\nfrom: {{ $s := \"xxxxxxxx\" }}{{ range until 60 }}{{ $s = print $s $s }}{{ end }}"),
-		"a list that doubles itself":         doc("image: a\nfrom: {{ $s := list 1 }}{{ range until 60 }}{{ $s = concat $s $s }}{{ end }}"),
-		"a replacement of nothing by much":   doc("image: a\nfrom: {{ $s := repeat 100000 \"x\" }}{{ replace \"\" $s $s }}"),
-		"a join of much":                     doc("image: a\nfrom: {{ join (repeat 100000 \"x\") (until 10000) }}"),
-		"a step of nothing":                  doc("image: a\nfrom: {{ untilStep 0 10 0 }}"),
-		"a width":                            doc("image: a\nfrom: {{ printf \"%999999999d\" 1 }}"),
-		"a width from an argument":           doc("image: a\nfrom: {{ printf \"%*d\" 999999999 1 }}"),
-		"an address":                         doc("image: a\nfrom: {{ printf \"%p\" .Files }}"),
-		"much output":                        doc("image: a\nfrom: {{ $s := repeat 1000000 \"x\" }}{{ range until 100 }}{{ $s }}{{ end }}"),
-		"a mark in the middle of a template": doc("image: a\nfrom: {{ _mark 7000 }}"),
-		"a tpl inside of tpl":                doc("image: a\nfrom: {{ $t := \"{{ tpl . . }}\" }}{{ tpl $t $t }}"),
-		"a recursion of the file itself":     doc("image: a\nfrom: {{ include \"cairn.yaml\" . }}"),
-		"many wrong images":                  images(4000),
+		"a file that is too large":             "project: p\n" + strings.Repeat("#", 1<<20),
+		"a bomb of merged aliases":             bomb(9),
+		"an alias of its own parent":           doc("image: a\nfrom: scratch\ndocker: &d {LABEL: {<<: *d}}"),
+		"deep nesting":                         doc("image: " + strings.Repeat("[", 100_000)),
+		"deeply nested templates":              strings.Repeat("{{if true}}", 90_000),
+		"deeply nested parentheses":            "{{" + strings.Repeat("(", 500_000) + "}}",
+		"a loop in a loop":                     doc("image: a\nfrom: {{ $l := until 20000 }}{{ range $l }}{{ range $l }}{{ end }}{{ end }}"),
+		"a string that doubles itself":         doc("image: a\nfrom: {{ $s := \"xxxxxxxx\" }}{{ range until 60 }}{{ $s = print $s $s }}{{ end }}"),
+		"a list that doubles itself":           doc("image: a\nfrom: {{ $s := list 1 }}{{ range until 60 }}{{ $s = concat $s $s }}{{ end }}"),
+		"a replacement of nothing by much":     doc("image: a\nfrom: {{ $s := repeat 100000 \"x\" }}{{ replace \"\" $s $s }}"),
+		"a join of much":                       doc("image: a\nfrom: {{ join (repeat 100000 \"x\") (until 10000) }}"),
+		"a step of nothing":                    doc("image: a\nfrom: {{ untilStep 0 10 0 }}"),
+		"a width":                              doc("image: a\nfrom: {{ printf \"%999999999d\" 1 }}"),
+		"a width from an argument":             doc("image: a\nfrom: {{ printf \"%*d\" 999999999 1 }}"),
+		"an address":                           doc("image: a\nfrom: {{ printf \"%p\" .Files }}"),
+		"much output":                          doc("image: a\nfrom: {{ $s := repeat 1000000 \"x\" }}{{ range until 100 }}{{ $s }}{{ end }}"),
+		"a mark in the middle of a template":   doc("image: a\nfrom: {{ _mark 7000 }}"),
+		"a tpl inside of tpl":                  doc("image: a\nfrom: {{ $t := \"{{ tpl . . }}\" }}{{ tpl $t $t }}"),
+		"a recursion of the file itself":       doc("image: a\nfrom: {{ include \"cairn.yaml\" . }}"),
+		"a recursion through many blocks":      doc("image: a\nfrom: x" + deep(strings.Repeat("{{if true}}", 50_000), "{{template \"x\"}}", strings.Repeat("{{end}}", 50_000))),
+		"a recursion through many parentheses": doc("image: a\nfrom: x" + deep("{{"+strings.Repeat("(", 9_000), "include \"x\"", strings.Repeat(")", 9_000)+"}}")),
+		"many wrong images":                    images(4000),
 	} {
 		t.Run(name, func(t *testing.T) {
 			begin := time.Now()

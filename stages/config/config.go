@@ -17,6 +17,7 @@ const (
 	maxElements     = 200_000 // elements of a value inside a template, nested ones included
 	maxValueDepth   = 64
 	maxIncludeDepth = 100
+	maxNesting      = 100 // blocks or parentheses inside each other in a template
 	maxTemplates    = 1_000
 	maxVisits       = 200_000 // YAML nodes read, those behind aliases each time
 	maxMergeDepth   = 16

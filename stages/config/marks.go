@@ -31,6 +31,16 @@ type marker struct {
 	r    *renderer
 	file int
 	main bool
+	// depth is how many blocks are open.
+	depth int
+}
+
+// nestingError says that a template is nested too deep at an offset. Together with
+// the bound on includes, the bound on nesting keeps the stack small.
+type nestingError struct{ offset int }
+
+func (*nestingError) Error() string {
+	return fmt.Sprintf("template: blocks or parentheses are nested more than %d levels deep", maxNesting)
 }
 
 // mark is a place in a template.
@@ -46,6 +56,9 @@ type mark struct {
 func (m marker) list(l *parse.ListNode) error {
 	if l == nil {
 		return nil
+	}
+	if m.depth++; m.depth > maxNesting {
+		return &nestingError{int(l.Position())}
 	}
 	nodes := make([]parse.Node, 0, 2*len(l.Nodes))
 	for _, n := range l.Nodes {
@@ -64,6 +77,8 @@ func (m marker) list(l *parse.ListNode) error {
 
 func (m marker) rewrite(n parse.Node) (parse.Node, error) {
 	switch n := n.(type) {
+	case *parse.ActionNode:
+		return n, checkPipe(n.Pipe, 0)
 	case *parse.IfNode:
 		return n, m.branches(&n.BranchNode)
 	case *parse.WithNode:
@@ -77,6 +92,9 @@ func (m marker) rewrite(n parse.Node) (parse.Node, error) {
 		n.List.Nodes = append([]parse.Node{round}, n.List.Nodes...)
 		return n, err
 	case *parse.TemplateNode:
+		if err := checkPipe(n.Pipe, 0); err != nil {
+			return nil, err
+		}
 		return includeInstead(n)
 	default:
 		return n, nil
@@ -84,10 +102,36 @@ func (m marker) rewrite(n parse.Node) (parse.Node, error) {
 }
 
 func (m marker) branches(b *parse.BranchNode) error {
+	if err := checkPipe(b.Pipe, 0); err != nil {
+		return err
+	}
 	if err := m.list(b.List); err != nil {
 		return err
 	}
 	return m.list(b.ElseList)
+}
+
+// checkPipe bounds how deep parentheses are inside each other.
+func checkPipe(p *parse.PipeNode, depth int) error {
+	if p == nil {
+		return nil
+	}
+	if depth > maxNesting {
+		return &nestingError{int(p.Position())}
+	}
+	for _, c := range p.Cmds {
+		for _, arg := range c.Args {
+			if chain, ok := arg.(*parse.ChainNode); ok {
+				arg = chain.Node
+			}
+			if inner, ok := arg.(*parse.PipeNode); ok {
+				if err := checkPipe(inner, depth+1); err != nil {
+					return err
+				}
+			}
+		}
+	}
+	return nil
 }
 
 // node returns a call of the mark function for n.

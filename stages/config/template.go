@@ -116,7 +116,12 @@ func (r *renderer) parse(name, path, text string) error {
 		line, message := parseFailure(err)
 		return single(&Error{File: path, Line: line, Message: "template: " + message})
 	}
-	return r.mark(r.root, len(r.files)-1)
+	err := r.mark(r.root, len(r.files)-1)
+	if nesting := (*nestingError)(nil); errors.As(err, &nesting) {
+		p := placeOf(text, nesting.offset)
+		return single(&Error{File: path, Line: p.line, Column: p.column, Message: nesting.Error()})
+	}
+	return err
 }
 
 // parseErrorText is how text/template words the place of a parse error. It gives
@@ -261,7 +266,7 @@ func (r *renderer) tpl(text string, data any) (string, error) {
 		return "", &callError{message: fmt.Sprintf("template: line %d of the text given to tpl: %s", line, message)}
 	}
 	if err := r.mark(clone, noFile); err != nil {
-		return "", err
+		return "", &callError{message: err.Error()}
 	}
 	var out output
 	outer := r.root

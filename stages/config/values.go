@@ -113,7 +113,7 @@ func inTree() value[string] {
 		if err := checkPath(s); err != nil {
 			return "", err
 		}
-		return path.Clean(strings.TrimLeft(s, "/") + "/."), nil
+		return path.Clean("./" + strings.TrimLeft(s, "/")), nil
 	})
 }
 
