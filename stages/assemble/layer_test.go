@@ -130,7 +130,7 @@ func TestAGitTreeBecomesAnImage(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if err := os.Symlink("static", filepath.Join(dir, "app/public")); err != nil {
+	if err := os.Symlink("static", filepath.Join(dir, "app", "public")); err != nil {
 		t.Fatal(err)
 	}
 	for _, args := range [][]string{{"init", "-q"}, {"add", "."}, {"-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "x"}} {

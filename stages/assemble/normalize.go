@@ -132,8 +132,7 @@ func (n *normalizer) offer(h *tar.Header) {
 			return
 		}
 	}
-	n.pending = append(n.held, h)
-	n.held = nil
+	n.pending, n.held = slices.Concat(n.held, []*tar.Header{h}), nil
 }
 
 // normalHeader returns the header that is written in the place of h, nil for none.

@@ -58,13 +58,13 @@ func scanLayer(ctx context.Context, f storage.Fetcher, l ocispec.Descriptor, dif
 	if err != nil {
 		return nil, err
 	}
-	defer blob.Close() //nolint:errcheck // it was read to its end, or failed before
+	defer blob.Close()
 	in := bufio.NewReaderSize(contextReader{ctx, blob}, 1<<16)
 	raw, err := decompress(in)
 	if err != nil {
 		return nil, err
 	}
-	defer raw.Close() //nolint:errcheck // closing a decompressor only frees memory
+	defer raw.Close()
 	v := diff.Verifier()
 	c, err := scan(io.TeeReader(raw, v))
 	if err != nil {
