@@ -2,6 +2,7 @@ package source
 
 import (
 	"strings"
+	"unicode/utf8"
 
 	"github.com/bmatcuk/doublestar/v4"
 )
@@ -32,13 +33,37 @@ const (
 	formGeneral               // below base: doublestar with text
 )
 
+// maxAlternatives bounds what the {a,b} of a glob multiply to: the general
+// matcher tries each of them, and a few lines could keep it busy for ever.
+const maxAlternatives = 1000
+
+// alternatives returns how many globs without {a,b} a glob stands for, or a
+// number above maxAlternatives. It may count some that are escaped.
+func alternatives(p string) int {
+	n := 1
+	var open []int
+	for i := range len(p) {
+		switch last := len(open) - 1; {
+		case p[i] == '{':
+			open = append(open, 1)
+		case p[i] == ',' && last >= 0:
+			open[last]++
+		case p[i] == '}' && last >= 0:
+			// Braces without a comma cost a recursion all the same.
+			n = min(n*max(open[last], 2), maxAlternatives+1)
+			open = open[:last]
+		}
+	}
+	return n
+}
+
 const globMeta = `*?[{\`
 
 // compileGlob compiles a pattern. A leading "/" or "./" and a trailing "/" mean
 // nothing; the empty pattern and "." match everything.
 func compileGlob(pattern string) (matcher, error) {
 	p := trimGlob(pattern)
-	if !doublestar.ValidatePattern(p) {
+	if !doublestar.ValidatePattern(p) || !utf8.ValidString(p) {
 		return matcher{}, &Error{Op: "read glob", Subject: pattern, Class: ErrPattern}
 	}
 	for part := range strings.SplitSeq(p, "/") {
@@ -46,9 +71,13 @@ func compileGlob(pattern string) (matcher, error) {
 			return matcher{}, &Error{Op: "read glob", Subject: pattern, Class: ErrPattern, Hint: "a glob cannot leave the directory that is added: no .. in it"}
 		}
 	}
+	if alternatives(p) > maxAlternatives {
+		return matcher{}, &Error{Op: "read glob", Subject: pattern, Class: ErrPattern, Hint: "write several globs instead of so many {a,b}"}
+	}
 	// What is below a directory matches with it, so "x/**" says no more than "x".
-	for strings.HasSuffix(p, "/**") {
-		p = strings.TrimSuffix(p, "/**")
+	// After another "**" doublestar sees a difference, and that stays as it is.
+	if dir, ok := strings.CutSuffix(p, "/**"); ok && !strings.HasSuffix(dir, "**") {
+		p = dir
 	}
 	if p == "" || p == "." || p == "**" {
 		return matcher{}, nil
@@ -57,7 +86,11 @@ func compileGlob(pattern string) (matcher, error) {
 	return compileRest(base, rest), nil
 }
 
+// trimGlob takes away what means nothing in a glob.
 func trimGlob(p string) string {
+	for strings.Contains(p, "//") {
+		p = strings.ReplaceAll(p, "//", "/")
+	}
 	for {
 		q := strings.TrimPrefix(strings.TrimPrefix(p, "./"), "/")
 		// An escaped slash is still a slash, but its backslash must not be left behind.
