@@ -28,8 +28,8 @@ import (
 	"github.com/cairnbuild/cairn/storage/storagetest"
 )
 
-// play is the life of another process: it publishes images and tells of each on
-// standard output, until it has done its rounds or is killed.
+// play is the life of another process: with rounds to do it publishes images and
+// tells of each on standard output until it is done or killed, without any it stalls.
 func play(role string) int {
 	var dir, id string
 	var rounds int
@@ -37,11 +37,32 @@ func play(role string) int {
 		fmt.Fprintln(os.Stderr, err)
 		return 2
 	}
-	if err := work(context.Background(), dir, id, rounds); err != nil {
+	do := work
+	if rounds == 0 {
+		do = stall
+	}
+	if err := do(context.Background(), dir, id, rounds); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		return 1
 	}
 	return 0
+}
+
+// stall writes half a blob, says so, and goes on when its standard input ends.
+func stall(ctx context.Context, dir, id string, _ int) error {
+	s, err := local.Open(ctx, dir)
+	if err != nil {
+		return err
+	}
+	_, err = s.WriteBlob(ctx, func(w io.Writer) error {
+		if _, err := io.WriteString(w, "half of "+id); err != nil {
+			return err
+		}
+		fmt.Println("written")
+		_, err := io.Copy(w, os.Stdin)
+		return err
+	})
+	return err
 }
 
 func work(ctx context.Context, dir, id string, rounds int) error {
@@ -195,6 +216,63 @@ func killAfter(t *testing.T, dir, id string, n, spin int, l *ledger) error {
 		return fmt.Errorf("process %s ended by itself: %w", id, err)
 	}
 	return nil
+}
+
+func TestLeftoversAreRemovedWhenTheirWriterIsDeadAndNotBefore(t *testing.T) {
+	dir := filepath.Join(t.TempDir(), "layout")
+	s := openAt(t, dir)
+	finish, killed := stalled(t, dir, "finished"), stalled(t, dir, "killed")
+	openAt(t, dir)
+	if n := len(list(t, s, "ingest")); n != 2 {
+		t.Fatalf("%d files of two living writers are there", n)
+	}
+	if err := killed.cmd.Process.Kill(); err != nil {
+		t.Fatal(err)
+	}
+	if err := killed.cmd.Wait(); err == nil {
+		t.Fatal("the killed writer ended well")
+	}
+	openAt(t, dir)
+	if n := len(list(t, s, "ingest")); n != 1 {
+		t.Fatalf("%d files are there with one living writer", n)
+	}
+	if err := finish.input.Close(); err != nil {
+		t.Fatal(err)
+	}
+	if err := finish.cmd.Wait(); err != nil {
+		t.Fatal(err)
+	}
+	want := []string{digest.FromString("half of finished").Encoded()}
+	if got := list(t, s, "blobs/sha256"); len(got) != 1 || got[0] != want[0] {
+		t.Errorf("blobs are %q, want %q", got, want)
+	}
+	verifyLayout(t, dir, nil)
+}
+
+type writer struct {
+	cmd   *exec.Cmd
+	input io.Closer
+}
+
+// stalled starts a process and returns when it has written half a blob.
+func stalled(t *testing.T, dir, id string) writer {
+	t.Helper()
+	cmd := process(t, dir, id, 0)
+	in, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	out, err := cmd.StdoutPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if line, err := bufio.NewReader(out).ReadString('\n'); err != nil {
+		t.Fatalf("%q, %v", line, err)
+	}
+	return writer{cmd, in}
 }
 
 // verifyLayout checks that everything that was said is there, that every name
