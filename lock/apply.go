@@ -1,0 +1,253 @@
+package lock
+
+import (
+	"context"
+	"errors"
+	"fmt"
+)
+
+// maxMerged bounds the changes of one request, far below what stores accept.
+const maxMerged = 512
+
+// group is the changes of one caller: they are made together or not at all, but
+// independently of the other groups that happen to share a request.
+type group struct {
+	changes []Change
+	// once: the changes carry nonces, so they are not sent again after an
+	// ambiguous answer; see [Client.Acquire].
+	once bool
+	done chan result
+}
+
+type result struct {
+	snap Snapshot
+	err  error
+}
+
+// queue is the groups that wait for a shard's one request under way.
+type queue struct {
+	waiting []*group
+	busy    bool
+}
+
+// Apply makes the changes, all or none, and returns a snapshot that shows them.
+// At most one request of a client is under way for a shard; what is asked for
+// meanwhile shares the next one.
+//
+// A [*SwapError] that wraps [ErrConflict] says that a change did not find its
+// Old. After a lost answer Apply reads back and, where the changes are not seen,
+// sends them again, which is right for changes from a value that never recurs,
+// one with a nonce, and for a removal. From a value that does recur use
+// [Client.Acquire].
+//
+// When ctx ends while the request is under way the error wraps [ErrAmbiguous].
+func (c *Client) Apply(ctx context.Context, shard string, changes ...Change) (Snapshot, error) {
+	return c.submit(ctx, shard, &group{changes: changes, done: make(chan result, 1)})
+}
+
+// Acquire takes cells of a shard. Plan looks at a snapshot, snap at first, and
+// returns the changes to try; none ends the acquisition. It is asked again with
+// a newer snapshot whenever the changes were not made, and takes a fresh nonce
+// for every value that it wants to write: a nonce is sent once. An acquisition
+// whose answer was lost and that the read-back does not show may still be applied
+// later. Under a nonce of its own such a late cell is only one that names a
+// session without being in its hands, and cannot be taken for the cell that the
+// session did acquire.
+//
+// The Revision of the returned snapshot is a fencing token: no earlier
+// acquisition of the same cells has one as high, and every later one has a
+// higher one, because it was seen between this acquisition and the next.
+func (c *Client) Acquire(ctx context.Context, shard string, snap Snapshot,
+	plan func(snap Snapshot, nonce func() (string, error)) ([]Change, error),
+) (Snapshot, error) {
+	for a := c.attempts(); ; {
+		changes, err := plan(snap, c.Nonce)
+		if err != nil || len(changes) == 0 {
+			return snap, err
+		}
+		after, err := c.submit(ctx, shard, &group{changes: changes, once: true, done: make(chan result, 1)})
+		var refused *SwapError
+		if !errors.As(err, &refused) {
+			return after, err
+		}
+		snap = refused.Snapshot
+		if err := a.pause(ctx, err); err != nil {
+			return snap, err
+		}
+	}
+}
+
+// submit queues the group and waits for its result.
+func (c *Client) submit(ctx context.Context, shard string, g *group) (Snapshot, error) {
+	if err := ctx.Err(); err != nil {
+		return Snapshot{}, context.Cause(ctx)
+	}
+	c.enqueue(shard, g)
+	select {
+	case r := <-g.done:
+		return r.snap, r.err
+	case <-ctx.Done():
+		if c.withdraw(shard, g) {
+			return Snapshot{}, context.Cause(ctx)
+		}
+		return Snapshot{}, fmt.Errorf("change %s: %w: %w", shard, ErrAmbiguous, context.Cause(ctx))
+	}
+}
+
+func (c *Client) enqueue(shard string, g *group) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := c.queues[shard]
+	if q == nil {
+		q = &queue{}
+		c.queues[shard] = q
+	}
+	q.waiting = append(q.waiting, g)
+	if !q.busy {
+		q.busy = true
+		c.work.Go(func() { c.drain(shard, q) })
+	}
+}
+
+// withdraw takes back a group that has not been sent yet.
+func (c *Client) withdraw(shard string, g *group) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	q := c.queues[shard]
+	for i, w := range q.waiting {
+		if w == g {
+			q.waiting = append(q.waiting[:i], q.waiting[i+1:]...)
+			return true
+		}
+	}
+	return false
+}
+
+// drain sends what waits for the shard until nothing does.
+func (c *Client) drain(shard string, q *queue) {
+	for {
+		batch := c.next(q)
+		if len(batch) == 0 {
+			return
+		}
+		c.send(shard, batch)
+	}
+}
+
+// next takes the groups that fit together from the queue, in their order.
+func (c *Client) next(q *queue) []*group {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	var batch, rest []*group
+	taken := map[string]Change{}
+	for _, g := range q.waiting {
+		if fits(taken, g.changes) {
+			batch = append(batch, g)
+		} else {
+			rest = append(rest, g)
+		}
+	}
+	q.waiting = rest
+	q.busy = len(batch) > 0
+	return batch
+}
+
+// fits adds the changes to those taken, unless both would touch a key. Equal
+// tests of one key, such as of a guard, are one.
+func fits(taken map[string]Change, changes []Change) bool {
+	if len(taken) > 0 && len(taken)+len(changes) > maxMerged {
+		return false
+	}
+	for _, c := range changes {
+		if t, ok := taken[c.Key]; ok && !(c.tests() && t.tests() && same(c.Old, t.Old)) {
+			return false
+		}
+	}
+	for _, c := range changes {
+		taken[c.Key] = c
+	}
+	return true
+}
+
+// merge returns the changes of all groups, each key once.
+func merge(batch []*group) []Change {
+	var all []Change
+	seen := map[string]bool{}
+	for _, g := range batch {
+		for _, c := range g.changes {
+			if !seen[c.Key] {
+				seen[c.Key] = true
+				all = append(all, c)
+			}
+		}
+	}
+	return all
+}
+
+// send makes the changes of a batch and tells each group its result. After a
+// refusal or a lost answer the groups are judged one by one by what the shard
+// shows, and those that are neither made nor refused are sent again.
+func (c *Client) send(shard string, batch []*group) {
+	for a := c.attempts(); len(batch) > 0; {
+		snap, err := c.swap(shard, merge(batch))
+		if err == nil {
+			finish(batch, result{snap: snap})
+			return
+		}
+		switch {
+		case errors.Is(err, ErrConflict), errors.Is(err, ErrAmbiguous):
+			found, readErr := c.Read(c.life, shard)
+			if readErr != nil {
+				finish(batch, result{err: fmt.Errorf("change %s: %w: %w", shard, ErrAmbiguous, readErr)})
+				return
+			}
+			batch = settle(shard, batch, found[shard], errors.Is(err, ErrAmbiguous))
+		case !errors.Is(err, ErrUnavailable):
+			finish(batch, result{err: fmt.Errorf("change %s: %w", shard, err)})
+			return
+		}
+		if len(batch) == 0 {
+			return
+		}
+		if err := a.pause(c.life, err); err != nil {
+			finish(batch, result{err: fmt.Errorf("change %s: %w", shard, err)})
+			return
+		}
+	}
+}
+
+// swap sends one request. One that was interrupted may have arrived.
+func (c *Client) swap(shard string, changes []Change) (snap Snapshot, err error) {
+	err = c.once(c.life, func(ctx context.Context) (err error) {
+		snap, err = c.store.Swap(ctx, shard, changes)
+		return err
+	})
+	if err != nil && interrupted(err) && !errors.Is(err, ErrUnavailable) {
+		err = fmt.Errorf("%w: %w", ErrAmbiguous, err)
+	}
+	return snap, err
+}
+
+// settle tells the groups whose outcome snap shows, and returns the others.
+func settle(shard string, batch []*group, snap Snapshot, ambiguous bool) []*group {
+	var open []*group
+	for _, g := range batch {
+		switch {
+		case snap.Shows(g.changes):
+			g.done <- result{snap: snap}
+		case !snap.Holds(g.changes):
+			g.done <- result{err: &SwapError{Shard: shard, Snapshot: snap, Err: ErrConflict}}
+		case ambiguous && g.once:
+			g.done <- result{err: &SwapError{Shard: shard, Snapshot: snap, Err: ErrAmbiguous}}
+		default:
+			open = append(open, g)
+		}
+	}
+	return open
+}
+
+func finish(batch []*group, r result) {
+	for _, g := range batch {
+		g.done <- r
+	}
+}
