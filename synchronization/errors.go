@@ -1,0 +1,59 @@
+package synchronization
+
+import (
+	"errors"
+	"fmt"
+
+	"github.com/cairnbuild/cairn/lock"
+	"github.com/cairnbuild/cairn/stages"
+)
+
+var (
+	// ErrTaken: the entry is not the claim's any more. What was built under it is
+	// to be thrown away, and the stage to be looked at again.
+	ErrTaken = errors.New("another runner has taken the stage over")
+	// ErrClosed: the ledger is closed, or was since the claim was made. Nothing
+	// can be decided in it.
+	ErrClosed = errors.New("the ledger is closed")
+	// ErrBadEntry: a key of the ledger does not hold what it should. The error
+	// names the key.
+	ErrBadEntry = errors.New("the ledger holds nonsense")
+	// ErrAvoided: the manifest is that of the generation that was just deleted; a
+	// new generation needs another one.
+	ErrAvoided = errors.New("a new generation must not have the manifest of the deleted one")
+	// ErrState: the claim's entry is in a state that does not allow this step.
+	ErrState = errors.New("the entry's state does not allow this")
+	// ErrUnavailable: the ledger could not be asked for longer than the retry budget.
+	ErrUnavailable = lock.ErrUnavailable
+	// ErrLost: this runner's session could not be renewed in time.
+	ErrLost = lock.ErrLost
+)
+
+// FormatError says that the ledger was made by an incompatible version.
+type FormatError struct {
+	Project string
+	// Found is the ledger's format, Known the one of this program.
+	Found, Known string
+}
+
+// Error implements error.
+func (e *FormatError) Error() string {
+	return fmt.Sprintf("the ledger of project %s has format %q, this program knows format %q", e.Project, e.Found, e.Known)
+}
+
+// BoundElsewhereError says that the ledger belongs to another stages storage.
+type BoundElsewhereError struct {
+	Project string
+	// Bound is the storage that the ledger belongs to, Wanted the one asked for.
+	Bound, Wanted string
+}
+
+// Error implements error.
+func (e *BoundElsewhereError) Error() string {
+	return fmt.Sprintf("the ledger of project %s belongs to the stages storage %s, not to %s", e.Project, e.Bound, e.Wanted)
+}
+
+// entryError is a failed operation on the entry of a stage.
+func entryError(op string, d stages.Digest, err error) error {
+	return fmt.Errorf("%s stage %s: %w", op, d.Short(), err)
+}

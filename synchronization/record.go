@@ -1,0 +1,289 @@
+package synchronization
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"github.com/cairnbuild/cairn/lock"
+	"github.com/cairnbuild/cairn/stages"
+)
+
+// Format is the version of the ledger's format that this package reads and writes.
+const Format = "1"
+
+// Shards is the number of shards of a ledger. It never changes, since a stage's
+// shard follows from its digest.
+const Shards = 16
+
+// Keys of the project's record, and of the sentinel that every shard has too.
+const (
+	keyFormat   = "format"
+	keySentinel = "ledger"
+	keyStorage  = "storage"
+	keyShards   = "shards"
+	keyLost     = "lost"
+)
+
+// sentinel is what every write tests. Changing it fences all writers of a shard.
+type sentinel struct {
+	Format string `json:"format"`
+	// Ledger is the UID of the project's record; empty in the record itself.
+	Ledger string `json:"ledger,omitempty"`
+	Epoch  int    `json:"epoch"`
+	Open   bool   `json:"open"`
+}
+
+func (s sentinel) encode() (string, error) {
+	b, err := json.Marshal(s)
+	return string(b), err
+}
+
+// of returns the sentinel as the shards of the ledger with that UID have it.
+func (s sentinel) of(ledger string) sentinel {
+	s.Ledger = ledger
+	return s
+}
+
+func decodeSentinel(shard string, snap lock.Snapshot) (sentinel, error) {
+	var s sentinel
+	text, ok := snap.Data[keySentinel]
+	if !ok {
+		return s, errMissing
+	}
+	err := json.Unmarshal([]byte(text), &s)
+	if err == nil {
+		var canonical string
+		if canonical, err = s.encode(); err == nil && (canonical != text || s.Epoch < 1) {
+			err = errors.New("not a sentinel of this format")
+		}
+	}
+	if err != nil {
+		return sentinel{}, fmt.Errorf("%w: key %q of %s: %w", ErrBadEntry, keySentinel, shard, err)
+	}
+	return s, nil
+}
+
+// errMissing: a shard or its sentinel is not there, or is another incarnation.
+var errMissing = errors.New("a part of the ledger is missing")
+
+// Loss is a part of the ledger that was lost, and made anew.
+type Loss struct {
+	// Objects are the record or shards that were lost.
+	Objects []string `json:"objects"`
+	// At is when this was noticed, by the store's clock.
+	At time.Time `json:"at"`
+}
+
+// names of the record, which is also the group of its sessions, and of a shard.
+func recordName(project string) string               { return "cairn-" + project }
+func shardName(project string, n int) string         { return recordName(project) + "." + strconv.Itoa(n) }
+func shardOf(project string, d stages.Digest) string { return shardName(project, int(d[0])%Shards) }
+
+func allShards(project string) []string {
+	names := make([]string, Shards)
+	for n := range names {
+		names[n] = shardName(project, n)
+	}
+	return names
+}
+
+// maxRounds bounds how often the making of a ledger begins again because others
+// are making it too.
+const maxRounds = 20
+
+// adopt takes the ledger from its record when that is complete.
+func (l *Ledger) adopt(ctx context.Context) (bool, error) {
+	found, err := l.client.Read(ctx, l.record)
+	if err != nil {
+		return false, err
+	}
+	rec, ok := found[l.record]
+	if !ok {
+		return false, nil
+	}
+	if f := rec.Data[keyFormat]; f != Format {
+		return false, &FormatError{Project: l.project, Found: f, Known: Format}
+	}
+	if _, ok := rec.Data[keyShards]; !ok {
+		return false, nil
+	}
+	return true, l.know(ctx, rec)
+}
+
+// know notes what the record says: the ledger's UID, its shards', and a loss
+// that is not Δ old.
+func (l *Ledger) know(ctx context.Context, rec lock.Snapshot) error {
+	var uids []string
+	if err := json.Unmarshal([]byte(rec.Data[keyShards]), &uids); err != nil || len(uids) != Shards {
+		return fmt.Errorf("%w: key %q of %s names no %d shards", ErrBadEntry, keyShards, l.record, Shards)
+	}
+	l.mu.Lock()
+	l.uid = rec.UID
+	for n, uid := range uids {
+		l.uids[shardName(l.project, n)] = uid
+	}
+	l.mu.Unlock()
+	text, ok := rec.Data[keyLost]
+	if !ok {
+		return nil
+	}
+	var lost Loss
+	if err := json.Unmarshal([]byte(text), &lost); err != nil {
+		return fmt.Errorf("%w: key %q of %s: %w", ErrBadEntry, keyLost, l.record, err)
+	}
+	now, err := l.client.Now(ctx)
+	if err == nil && now.Sub(lost.At) < l.delta {
+		l.report(lost)
+	}
+	return err
+}
+
+// establish makes whatever of the ledger is missing, and notes in the record
+// what had been there before. Several runners may do so at once; each begins
+// again when another was faster.
+func (l *Ledger) establish(ctx context.Context) error {
+	l.making.Lock()
+	defer l.making.Unlock()
+	for range maxRounds {
+		err := l.establishOnce(ctx)
+		if !errors.Is(err, lock.ErrConflict) {
+			return err
+		}
+	}
+	return fmt.Errorf("make the ledger of %s: too many others do: %w", l.project, ErrUnavailable)
+}
+
+func (l *Ledger) establishOnce(ctx context.Context) error {
+	names := allShards(l.project)
+	found, err := l.client.Read(ctx, append([]string{l.record}, names...)...)
+	if err != nil {
+		return err
+	}
+	rec, lost, err := l.makeRecord(ctx, found)
+	if err != nil {
+		return err
+	}
+	seal, err := decodeSentinel(l.record, rec)
+	if err != nil {
+		return err
+	}
+	var known []string
+	if text, ok := rec.Data[keyShards]; ok {
+		if err := json.Unmarshal([]byte(text), &known); err != nil || len(known) != Shards {
+			return fmt.Errorf("%w: key %q of %s", ErrBadEntry, keyShards, l.record)
+		}
+	}
+	uids := make([]string, Shards)
+	for n, name := range names {
+		snap, err := l.makeShard(ctx, name, found[name], seal.of(rec.UID))
+		if err != nil {
+			return err
+		}
+		uids[n] = snap.UID
+		if known != nil && (known[n] != snap.UID || wasEmptied(found[name])) {
+			lost = append(lost, name)
+		}
+	}
+	return l.makeKnown(ctx, rec, uids, lost)
+}
+
+// wasEmptied reports whether the object is there, but not what it held.
+func wasEmptied(snap lock.Snapshot) bool {
+	_, ok := snap.Data[keySentinel]
+	return snap.UID != "" && !ok
+}
+
+// makeRecord makes the project's record where it is missing. Shards that name a
+// record then tell that one was lost, and which epoch it had.
+func (l *Ledger) makeRecord(ctx context.Context, found map[string]lock.Snapshot) (lock.Snapshot, []string, error) {
+	if rec, ok := found[l.record]; ok {
+		if f := rec.Data[keyFormat]; f != Format {
+			return rec, nil, &FormatError{Project: l.project, Found: f, Known: Format}
+		}
+		if _, ok := rec.Data[keySentinel]; ok {
+			return rec, nil, nil
+		}
+	}
+	seal := sentinel{Format: Format, Epoch: 1, Open: true}
+	var lost []string
+	for _, name := range allShards(l.project) {
+		old, err := decodeSentinel(name, found[name])
+		if errors.Is(err, errMissing) {
+			continue
+		}
+		if err != nil {
+			return lock.Snapshot{}, nil, err
+		}
+		lost = []string{l.record}
+		if old.Epoch >= seal.Epoch {
+			seal = old.of("")
+		}
+	}
+	text, err := seal.encode()
+	if err != nil {
+		return lock.Snapshot{}, nil, err
+	}
+	changes := []lock.Change{lock.Add(keySentinel, text)}
+	if _, ok := found[l.record]; !ok {
+		changes = append(changes, lock.Add(keyFormat, Format))
+	}
+	rec, err := l.client.Apply(ctx, l.record, changes...)
+	return rec, lost, err
+}
+
+// makeShard gives a shard the sentinel where it has none or another ledger's.
+func (l *Ledger) makeShard(ctx context.Context, name string, snap lock.Snapshot, seal sentinel) (lock.Snapshot, error) {
+	old, err := decodeSentinel(name, snap)
+	if err == nil && old.Ledger == seal.Ledger {
+		return snap, nil
+	}
+	if err != nil && !errors.Is(err, errMissing) {
+		return snap, err
+	}
+	text, err := seal.encode()
+	if err != nil {
+		return snap, err
+	}
+	change := lock.Add(keySentinel, text)
+	if had, ok := snap.Data[keySentinel]; ok {
+		change = lock.Replace(keySentinel, had, text)
+	}
+	return l.client.Apply(ctx, name, change)
+}
+
+// makeKnown writes the UIDs of the shards, and what was lost, into the record.
+func (l *Ledger) makeKnown(ctx context.Context, rec lock.Snapshot, uids, lost []string) error {
+	text, err := json.Marshal(uids)
+	if err != nil {
+		return err
+	}
+	changes := set(nil, rec, keyShards, string(text))
+	if len(lost) > 0 {
+		now, err := l.client.Now(ctx)
+		if err != nil {
+			return err
+		}
+		text, err := json.Marshal(Loss{Objects: lost, At: stamp(now)})
+		if err != nil {
+			return err
+		}
+		changes = set(changes, rec, keyLost, string(text))
+	}
+	rec, err = l.client.Apply(ctx, l.record, changes...)
+	if err != nil {
+		return err
+	}
+	return l.know(ctx, rec)
+}
+
+// set appends the change that brings a key of a shard to a value.
+func set(changes []lock.Change, snap lock.Snapshot, key, value string) []lock.Change {
+	if old, ok := snap.Data[key]; ok {
+		return append(changes, lock.Replace(key, old, value))
+	}
+	return append(changes, lock.Add(key, value))
+}

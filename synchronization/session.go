@@ -1,0 +1,331 @@
+package synchronization
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cairnbuild/cairn/lock"
+	"github.com/cairnbuild/cairn/stages"
+)
+
+// Session is one runner's part in the ledger. It is safe for concurrent use.
+type Session struct {
+	ledger *Ledger
+	alive  *lock.Session
+
+	mu    sync.Mutex
+	hands map[stages.Digest]*Claim
+}
+
+// Holder is who has a stage that this session may want.
+type Holder struct {
+	// Digest is the stage.
+	Digest stages.Digest
+	// Session is the id of the entry's owner, Name what it said of itself, "" if
+	// that is not known.
+	Session, Name string
+	Entry         Entry
+	// Dead is true when the owner was observed dead.
+	Dead bool
+}
+
+// Acquired is the answer to an attempt to acquire stages. Every stage asked for
+// is in one of the two.
+type Acquired struct {
+	// Claims are those that this session holds, new or from before. The state of
+	// a claim's entry says what is to be done: build, finish publishing, or finish
+	// deleting.
+	Claims map[stages.Digest]*Claim
+	// Held are the others: in flight under a live session, published or doomed.
+	Held map[stages.Digest]Holder
+}
+
+// Join makes a session. The caller closes it. Its context is a child of ctx.
+func (l *Ledger) Join(ctx context.Context) (*Session, error) {
+	alive, err := l.client.Join(ctx, lock.SessionOptions{Group: l.record, Holder: l.holder, TTL: l.ttl})
+	if err != nil {
+		return nil, fmt.Errorf("join the ledger of %s: %w", l.project, err)
+	}
+	return &Session{ledger: l, alive: alive, hands: map[stages.Digest]*Claim{}}, nil
+}
+
+// ID returns the session's id, as entries name it.
+func (s *Session) ID() string { return s.alive.ID() }
+
+// Context returns the context for work under claims. It is cancelled with cause
+// [ErrLost] when the session could not be renewed in time, and by Close.
+func (s *Session) Context() context.Context { return s.alive.Context() }
+
+// Close releases what is only being built, ends the renewals and removes the
+// session's record, which lets others finish the rest at once. Give it a context
+// that outlives the build's.
+func (s *Session) Close(ctx context.Context) error {
+	released := s.releaseAll(ctx)
+	left := s.alive.Leave(ctx)
+	return errors.Join(released, left)
+}
+
+// releaseAll reads the ledger instead of trusting the claims, for an acquisition
+// whose answer was lost may have left an entry.
+func (s *Session) releaseAll(ctx context.Context) error {
+	views, err := s.ledger.views(ctx, allShards(s.ledger.project))
+	if err != nil {
+		return fmt.Errorf("release stages: %w", err)
+	}
+	var errs []error
+	for _, shard := range slices.Sorted(maps.Keys(views)) {
+		errs = append(errs, s.releaseShard(ctx, views[shard]))
+	}
+	return errors.Join(errs...)
+}
+
+func (s *Session) releaseShard(ctx context.Context, v view) error {
+	if v.open() != nil {
+		return nil // nothing is written in a closed ledger
+	}
+	// Nonsense does not name this session; whoever needs its stage reports it.
+	found, _ := v.entries()
+	var errs []error
+	for d, e := range found {
+		if e.Session != s.ID() || e.State != Building && e.State != Doomed {
+			continue
+		}
+		err := s.ledger.release(ctx, v, d, e)
+		if err != nil && !errors.Is(err, lock.ErrConflict) {
+			errs = append(errs, entryError("release", d, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+// release takes an undecided entry away.
+func (l *Ledger) release(ctx context.Context, v view, d stages.Digest, e Entry) error {
+	var now time.Time
+	if e.Avoid != "" {
+		var err error
+		if now, err = l.client.Now(ctx); err != nil {
+			return err
+		}
+	}
+	text, err := e.released(now).encode()
+	if err != nil {
+		return err
+	}
+	_, err = l.client.Apply(ctx, v.shard, v.test(), entryChange(d, v.snap.Data[entryKey(d)], text))
+	return err
+}
+
+// entryChange returns the change of a stage's entry; "" is no entry.
+func entryChange(d stages.Digest, from, to string) lock.Change {
+	switch {
+	case from == "":
+		return lock.Add(entryKey(d), to)
+	case to == "":
+		return lock.Remove(entryKey(d), from)
+	}
+	return lock.Replace(entryKey(d), from, to)
+}
+
+// within returns ctx, ending also with the session, and with its cause.
+func (s *Session) within(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	stop := context.AfterFunc(s.Context(), func() { cancel(context.Cause(s.Context())) })
+	return ctx, func() {
+		stop()
+		cancel(context.Canceled)
+	}
+}
+
+// Entries returns what the ledger says about the stages, by one quorum read;
+// those that it says nothing about are left out.
+func (s *Session) Entries(ctx context.Context, ds []stages.Digest) (map[stages.Digest]Entry, error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	groups, shards := s.ledger.byShard(ds)
+	views, err := s.openViews(ctx, shards)
+	if err != nil {
+		return nil, fmt.Errorf("read the entries of %d stages: %w", len(ds), err)
+	}
+	found := map[stages.Digest]Entry{}
+	for shard, v := range views {
+		for _, d := range groups[shard] {
+			e, _, err := v.entry(d)
+			if err != nil {
+				return nil, err
+			}
+			if e.State != Absent {
+				found[d] = e
+			}
+		}
+	}
+	return found, nil
+}
+
+// openViews reads shards, and fails unless the ledger is open and the session alive.
+func (s *Session) openViews(ctx context.Context, shards []string) (map[string]view, error) {
+	if err := s.alive.Check(); err != nil {
+		return nil, err
+	}
+	if len(shards) == 0 {
+		return nil, nil
+	}
+	views, err := s.ledger.views(ctx, shards)
+	if err != nil {
+		return nil, err
+	}
+	for _, v := range views {
+		if err := v.open(); err != nil {
+			return nil, err
+		}
+	}
+	return views, nil
+}
+
+// inHand returns the claim that stands behind an entry of exactly this text.
+func (s *Session) inHand(d stages.Digest, text string) *Claim {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.hands[d]
+	if c == nil || !c.is(text) {
+		return nil
+	}
+	return c
+}
+
+func (s *Session) hold(c *Claim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.hands[c.d] = c
+}
+
+func (s *Session) drop(c *Claim) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.hands[c.d] == c {
+		delete(s.hands, c.d)
+	}
+}
+
+// Rescue keeps a doomed stage that this runner needs: the tag, read after the
+// entry was seen, shows manifest m, and m it stays. [ErrTaken] says that the
+// entry has changed; look again.
+func (s *Session) Rescue(ctx context.Context, d stages.Digest, m digest.Digest) error {
+	now, err := s.ledger.client.Now(ctx)
+	if err != nil {
+		return entryError("rescue", d, err)
+	}
+	c, err := s.convert(ctx, d, Doomed, func(_ Entry, nonce string) Entry {
+		return Entry{State: Published, Session: s.ID(), Nonce: nonce, Manifest: m, At: stamp(now)}
+	})
+	if err != nil {
+		return entryError("rescue", d, err)
+	}
+	s.drop(c)
+	return nil
+}
+
+// Reclaim acquires a doomed stage whose tag, read after the entry was seen, shows
+// nothing: there is nothing to rescue, so it is to be built.
+func (s *Session) Reclaim(ctx context.Context, d stages.Digest) (*Claim, error) {
+	c, err := s.convert(ctx, d, Doomed, func(_ Entry, nonce string) Entry {
+		return Entry{State: Building, Session: s.ID(), Nonce: nonce}
+	})
+	if err != nil {
+		return nil, entryError("reclaim", d, err)
+	}
+	return c, nil
+}
+
+// Republish acquires a published stage whose tag shows nothing, to give the tag
+// again to the manifest that was decided. The claim is in state publishing.
+func (s *Session) Republish(ctx context.Context, d stages.Digest) (*Claim, error) {
+	c, err := s.convert(ctx, d, Published, func(e Entry, nonce string) Entry {
+		return Entry{State: Publishing, Session: s.ID(), Nonce: nonce, Manifest: e.Manifest}
+	})
+	if err != nil {
+		return nil, entryError("republish", d, err)
+	}
+	return c, nil
+}
+
+// Doom marks a stage that is to be deleted, for a cleaner. It succeeds only where
+// the stage has no entry; [ErrTaken] says that it has. The claim ends with
+// [Claim.Delete] or, when the stage is still needed, with [Claim.Release].
+func (s *Session) Doom(ctx context.Context, d stages.Digest) (*Claim, error) {
+	c, err := s.convert(ctx, d, Absent, func(_ Entry, nonce string) Entry {
+		return Entry{State: Doomed, Session: s.ID(), Nonce: nonce}
+	})
+	if err != nil {
+		return nil, entryError("doom", d, err)
+	}
+	return c, nil
+}
+
+// convert replaces an entry in state from by one of this session.
+func (s *Session) convert(ctx context.Context, d stages.Digest, from State, next func(Entry, string) Entry) (won *Claim, err error) {
+	ctx, cancel := s.within(ctx)
+	defer cancel()
+	err = whole(func() error {
+		won, err = s.convertOnce(ctx, d, from, next)
+		return err
+	})
+	return won, err
+}
+
+func (s *Session) convertOnce(ctx context.Context, d stages.Digest, from State, next func(Entry, string) Entry) (*Claim, error) {
+	shard := shardOf(s.ledger.project, d)
+	views, err := s.openViews(ctx, []string{shard})
+	if err != nil {
+		return nil, err
+	}
+	var won *Claim
+	snap, err := s.ledger.client.Acquire(ctx, shard, views[shard].snap,
+		func(snap lock.Snapshot, nonce func() (string, error)) ([]lock.Change, error) {
+			v, err := s.ledger.inspect(shard, snap)
+			if err != nil {
+				return nil, err
+			}
+			if won != nil && v.snap.Data[entryKey(d)] == won.text {
+				return nil, nil // the answer was lost, the entry is ours
+			}
+			won, err = s.propose(v, d, from, nonce, next)
+			if err != nil {
+				return nil, err
+			}
+			return []lock.Change{v.test(), entryChange(d, won.from, won.text)}, nil
+		})
+	if err != nil {
+		return nil, err
+	}
+	won.fence = snap.Revision
+	s.hold(won)
+	return won, nil
+}
+
+// propose returns the claim that a conversion would give.
+func (s *Session) propose(v view, d stages.Digest, from State, nonce func() (string, error),
+	next func(Entry, string) Entry,
+) (*Claim, error) {
+	if err := v.open(); err != nil {
+		return nil, err
+	}
+	e, text, err := v.entry(d)
+	if err != nil {
+		return nil, err
+	}
+	if e.State != from {
+		return nil, fmt.Errorf("%w: its entry is %q", ErrTaken, e.State)
+	}
+	n, err := nonce()
+	if err != nil {
+		return nil, err
+	}
+	return s.newClaim(v, d, text, next(e, n))
+}

@@ -1,0 +1,164 @@
+package synchronization
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cairnbuild/cairn/lock"
+	"github.com/cairnbuild/cairn/stages"
+)
+
+// Sweep drops what the ledger needs no longer: published and deleted entries that
+// are Δ old by the store's own clock — published ones only where confirm says
+// that the tag shows the manifest —, what dead sessions left building or doomed,
+// and the records of dead sessions. What a dead session left publishing or
+// deleting stays for the runner that finishes it.
+//
+// An entry's time and the time that it is compared with were both read from the
+// store's clock, so no two machines' clocks are compared. Entries that hold
+// nonsense are left, and named by the error beside the others' sweep.
+func (l *Ledger) Sweep(ctx context.Context,
+	confirm func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error),
+) error {
+	views, err := l.views(ctx, allShards(l.project))
+	if err != nil {
+		return fmt.Errorf("sweep the ledger of %s: %w", l.project, err)
+	}
+	now, err := l.client.Now(ctx)
+	if err != nil {
+		return fmt.Errorf("sweep the ledger of %s: %w", l.project, err)
+	}
+	var errs []error
+	for _, shard := range slices.Sorted(maps.Keys(views)) {
+		errs = append(errs, l.sweepShard(ctx, views[shard], now, confirm))
+	}
+	errs = append(errs, l.crowd.Bury(ctx))
+	if err := errors.Join(errs...); err != nil {
+		return fmt.Errorf("sweep the ledger of %s: %w", l.project, err)
+	}
+	return nil
+}
+
+func (l *Ledger) sweepShard(ctx context.Context, v view, now time.Time,
+	confirm func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error),
+) error {
+	if err := v.open(); err != nil {
+		return err
+	}
+	found, err := v.entries()
+	errs := []error{err}
+	dead, err := l.deadAmong(ctx, found)
+	if err != nil {
+		return errors.Join(append(errs, err)...)
+	}
+	for d, e := range found {
+		switch {
+		case e.State == Published || e.State == Deleted:
+			err = l.sweepOld(ctx, v, d, e, now, confirm)
+		case dead[e.Session] && (e.State == Building || e.State == Doomed):
+			err = l.release(ctx, v, d, e)
+		default:
+			continue
+		}
+		if err != nil && !errors.Is(err, lock.ErrConflict) {
+			errs = append(errs, entryError("sweep", d, err))
+		}
+	}
+	return errors.Join(errs...)
+}
+
+func (l *Ledger) deadAmong(ctx context.Context, found map[stages.Digest]Entry) (map[string]bool, error) {
+	var owners []string
+	for _, e := range found {
+		if e.State == Building || e.State == Doomed {
+			owners = append(owners, e.Session)
+		}
+	}
+	if len(owners) == 0 {
+		return nil, nil
+	}
+	return l.crowd.Look(ctx, owners...)
+}
+
+// sweepOld drops an entry whose Δ has passed. The second more is for the times,
+// which are of whole seconds.
+func (l *Ledger) sweepOld(ctx context.Context, v view, d stages.Digest, e Entry, now time.Time,
+	confirm func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error),
+) error {
+	if now.Sub(e.At) < l.delta+time.Second {
+		return nil
+	}
+	if e.State == Published {
+		if ok, err := confirm(ctx, d, e.Manifest); err != nil || !ok {
+			return err
+		}
+	}
+	_, err := l.client.Apply(ctx, v.shard, v.test(), lock.Remove(entryKey(d), v.snap.Data[entryKey(d)]))
+	return err
+}
+
+// Drain waits until every stage that was being built when it began has been
+// decided or given up, for a cleaner that has marked what it will delete: builds
+// that began before the marks may refer to it, later ones see the marks. What a
+// dead session was building it takes away, so that its owner, should it live, can
+// decide nothing. Tell is that of [Session.Wait].
+func (s *Session) Drain(ctx context.Context, tell func(Holder)) error {
+	all, err := s.ledger.List(ctx)
+	if err != nil {
+		return fmt.Errorf("drain: %w", err)
+	}
+	seen := map[stages.Digest]Entry{}
+	for d, e := range all {
+		if e.State == Building && e.Session != s.ID() {
+			seen[d] = e
+		}
+	}
+	for len(seen) > 0 {
+		if err := s.drainOnce(ctx, seen, tell); err != nil {
+			return fmt.Errorf("drain: %w", err)
+		}
+	}
+	return nil
+}
+
+// drainOnce drops from seen what has ended, and waits for one more to end.
+func (s *Session) drainOnce(ctx context.Context, seen map[stages.Digest]Entry, tell func(Holder)) error {
+	ds := slices.Collect(maps.Keys(seen))
+	groups, shards := s.ledger.byShard(ds)
+	views, err := s.openViews(ctx, shards)
+	if err != nil {
+		return err
+	}
+	dead, err := s.deadOwners(ctx, views, groups)
+	if err != nil {
+		return err
+	}
+	for _, d := range ds {
+		v := views[shardOf(s.ledger.project, d)]
+		e, _, err := v.entry(d)
+		if err != nil {
+			return err
+		}
+		if e == seen[d] {
+			if !dead[e.Session] {
+				continue
+			}
+			if err := s.ledger.release(ctx, v, d, e); err != nil && !errors.Is(err, lock.ErrConflict) {
+				return err // a conflict says that the entry has changed, so it has ended too
+			}
+		}
+		delete(seen, d)
+	}
+	if len(seen) == 0 {
+		return nil
+	}
+	return s.waitUntil(ctx, slices.Collect(maps.Keys(seen)), tell, func(d stages.Digest, e Entry) bool {
+		return e != seen[d]
+	})
+}

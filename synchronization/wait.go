@@ -1,0 +1,186 @@
+package synchronization
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/cairnbuild/cairn/stages"
+)
+
+// Pauses of a waiting session.
+const (
+	// spread is the most that a woken session waits before it reads, so that
+	// many that wait for the same stage do not read at the same moment.
+	spread = 25 * time.Millisecond
+	// rewatch is the most that it waits before it watches again after a watch ended.
+	rewatch = 2 * time.Second
+)
+
+// held describes who has a stage.
+func (l *Ledger) held(d stages.Digest, e Entry, dead bool) Holder {
+	return Holder{Digest: d, Session: e.Session, Name: l.crowd.Holder(e.Session), Entry: e, Dead: dead}
+}
+
+// Wait returns when at least one of the stages is not in flight under a live
+// session of another: it is worth a look at the storage, or an attempt to acquire
+// it. It returns at once when that is so at the beginning, so ask only for stages
+// that another holds. Tell is called for each stage when the wait for it begins
+// and whenever its holder changes; it says for people what is awaited and of whom.
+//
+// A watch wakes Wait, within 100 ms of a change. Reading again now and then is
+// only for watches that miss one, and to observe the death of holders.
+func (s *Session) Wait(ctx context.Context, ds []stages.Digest, tell func(Holder)) error {
+	return s.waitUntil(ctx, ds, tell, func(_ stages.Digest, e Entry) bool {
+		return !e.inFlight() || e.Session == s.ID()
+	})
+}
+
+// waitUntil returns when an entry is free, in the words of its caller, or in the
+// hands of a dead session.
+func (s *Session) waitUntil(ctx context.Context, ds []stages.Digest, tell func(Holder), free func(stages.Digest, Entry) bool) error {
+	if len(ds) == 0 {
+		return nil
+	}
+	ctx, cancel := s.within(ctx)
+	var watchers sync.WaitGroup
+	defer watchers.Wait()
+	defer cancel()
+	groups, shards := s.ledger.byShard(ds)
+	wake := make(chan struct{}, 1)
+	for _, shard := range shards {
+		watchers.Go(func() { s.ledger.watch(ctx, shard, wake) })
+	}
+	w := &wait{session: s, groups: groups, shards: shards, tell: tell, free: free, told: map[stages.Digest]string{}}
+	if err := w.run(ctx, wake); err != nil {
+		return fmt.Errorf("wait for %d stages: %w", len(ds), err)
+	}
+	return nil
+}
+
+// watch wakes whenever the shard may have changed. A watch that ends may have
+// missed something, so its end wakes too.
+func (l *Ledger) watch(ctx context.Context, shard string, wake chan<- struct{}) {
+	for ctx.Err() == nil {
+		changes, err := l.backend.Watch(ctx, shard)
+		notify(wake) // what happened before the watch began
+		if err == nil {
+			for range changes {
+				notify(wake)
+			}
+			notify(wake)
+		}
+		if l.pause(ctx, l.client.Jitter(rewatch)) != nil {
+			return
+		}
+	}
+}
+
+func notify(wake chan<- struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default:
+	}
+}
+
+func (l *Ledger) pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+// wait is one call of Wait.
+type wait struct {
+	session *Session
+	groups  map[string][]stages.Digest
+	shards  []string
+	tell    func(Holder)
+	free    func(stages.Digest, Entry) bool
+	told    map[stages.Digest]string
+	looked  time.Time
+	dead    map[string]bool
+}
+
+func (w *wait) run(ctx context.Context, wake <-chan struct{}) error {
+	l := w.session.ledger
+	for {
+		free, err := w.check(ctx)
+		if err != nil || free {
+			return err
+		}
+		t := time.NewTimer(l.look - l.client.Jitter(l.look/4))
+		select {
+		case <-wake:
+			t.Stop()
+			if err := l.pause(ctx, l.client.Jitter(spread)); err != nil {
+				return err
+			}
+		case <-t.C:
+		case <-ctx.Done():
+			t.Stop()
+			return context.Cause(ctx)
+		}
+	}
+}
+
+// check reports whether one of the stages is free, and tells who holds them.
+func (w *wait) check(ctx context.Context) (bool, error) {
+	s := w.session
+	views, err := s.openViews(ctx, w.shards)
+	if err != nil {
+		return false, err
+	}
+	var holders []Holder
+	for _, shard := range w.shards {
+		for _, d := range w.groups[shard] {
+			e, _, err := views[shard].entry(d)
+			if err != nil {
+				return false, err
+			}
+			if w.free(d, e) {
+				return true, nil
+			}
+			holders = append(holders, Holder{Digest: d, Session: e.Session, Entry: e})
+		}
+	}
+	if err := w.look(ctx, holders); err != nil {
+		return false, err
+	}
+	for _, h := range holders {
+		if w.dead[h.Session] {
+			return true, nil
+		}
+		if w.told[h.Digest] != h.Session {
+			w.told[h.Digest] = h.Session
+			w.tell(s.ledger.held(h.Digest, h.Entry, false))
+		}
+	}
+	return false, nil
+}
+
+// look looks at the holders' sessions, but not more often than is due or a new
+// holder demands.
+func (w *wait) look(ctx context.Context, holders []Holder) error {
+	l := w.session.ledger
+	due := w.looked.IsZero() || l.now().Sub(w.looked) >= l.look/2
+	owners := make([]string, len(holders))
+	for i, h := range holders {
+		owners[i] = h.Session
+		due = due || w.told[h.Digest] != h.Session
+	}
+	if !due {
+		return nil
+	}
+	dead, err := l.crowd.Look(ctx, owners...)
+	if err != nil {
+		return err
+	}
+	w.looked, w.dead = l.now(), dead
+	return nil
+}
