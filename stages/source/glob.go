@@ -75,8 +75,9 @@ func compileGlob(pattern string) (matcher, error) {
 		return matcher{}, &Error{Op: "read glob", Subject: pattern, Class: ErrPattern, Hint: "write several globs instead of so many {a,b}"}
 	}
 	// What is below a directory matches with it, so "x/**" says no more than "x".
-	// After another "**" doublestar sees a difference, and that stays as it is.
-	if dir, ok := strings.CutSuffix(p, "/**"); ok && !strings.HasSuffix(dir, "**") {
+	// After another "**" doublestar sees a difference, and a backslash needs what it
+	// escapes: those stay as they are.
+	if dir, ok := strings.CutSuffix(p, "/**"); ok && !strings.HasSuffix(dir, "**") && !strings.HasSuffix(dir, `\`) {
 		p = dir
 	}
 	if p == "" || p == "." || p == "**" {
