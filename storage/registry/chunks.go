@@ -18,7 +18,7 @@ const (
 func (u *upload) sendChunks(ctx context.Context, attempt int) error {
 	src := &chunkSource{open: u.open}
 	defer src.close()
-	step := max(chunkSize, u.minChunk)
+	step := max(u.s.host.chunk, u.minChunk)
 	for from := int64(0); from < u.d.Size; from += step {
 		n := min(step, u.d.Size-from)
 		if err := u.sendChunk(ctx, src, from, n, attempt); err != nil {

@@ -57,6 +57,7 @@ func (c *Client) host(reg name.Registry) *host {
 			o:     c.o,
 			name:  reg.RegistryStr(),
 			slots: make(chan struct{}, c.o.Concurrency),
+			chunk: chunkSize,
 		}
 		h.auth = newAuthorizer(h, reg)
 		c.hosts[reg.RegistryStr()] = h
@@ -73,8 +74,9 @@ type host struct {
 	auth  *authorizer
 	// plain: the server of this loopback address was found to speak plain HTTP.
 	plain atomic.Bool
-	// chunked: the server takes blobs in pieces only.
+	// chunked: the server takes blobs in pieces only; of chunk bytes.
 	chunked atomic.Bool
+	chunk   int64
 }
 
 func (h *host) scheme() string {

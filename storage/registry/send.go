@@ -38,7 +38,7 @@ var errStalled = errors.New("no progress")
 // send sends r once. The answer's body counts what is read of it, ends when
 // nothing moves for too long, and must be closed.
 func (h *host) send(ctx context.Context, r request) (*http.Response, error) {
-	body := &sending{}
+	body := &sending{size: r.body.size}
 	if r.body.size > 0 {
 		// Opened before a slot is taken: opening may itself need one.
 		src, err := r.body.open()
@@ -137,6 +137,7 @@ func (w *watch) why(ctx context.Context, body *sending, err error) error {
 // has come; stop ends that, so that the source is never used after the request.
 type sending struct {
 	watch *watch
+	size  int64
 	count atomic.Int64
 
 	mu      sync.Mutex
@@ -148,7 +149,10 @@ type sending struct {
 func (s *sending) Read(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if s.stopped {
+	switch {
+	case s.stopped && s.count.Load() == s.size:
+		return 0, io.EOF // the transport only makes sure that this is the end
+	case s.stopped:
 		return 0, http.ErrBodyReadAfterClose
 	}
 	s.watch.timer.Stop()

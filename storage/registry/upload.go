@@ -171,7 +171,7 @@ func (u *upload) wantsChunks(err error) bool {
 		return false
 	}
 	if r.status == http.StatusRequestEntityTooLarge {
-		return u.d.Size > chunkSize
+		return u.d.Size > u.s.host.chunk
 	}
 	return slices.Contains([]int{
 		http.StatusBadRequest, http.StatusMethodNotAllowed, http.StatusLengthRequired, http.StatusUnsupportedMediaType,

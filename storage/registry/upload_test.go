@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"io"
+	"net"
 	"net/http"
 	"strings"
 	"sync"
@@ -53,10 +54,11 @@ func (c *chunkServer) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 }
 
 func TestBlobsGoInChunksWhereTheyAreRefusedWhole(t *testing.T) {
-	small, large := noise(1, 1000), noise(2, 2*chunkSize+5)
-	server := &chunkServer{max: chunkSize}
+	small, large := noise(1, 1000), noise(2, 2*smallBlob+5)
+	server := &chunkServer{max: smallBlob}
 	f := newFaulty(t, server)
 	s := newStorage(t, f.address("x/y"), (&recorder{}).options())
+	s.host.chunk = smallBlob
 	steps := []struct {
 		name string
 		b    []byte
@@ -86,7 +88,8 @@ func TestBlobsGoInChunksWhereTheyAreRefusedWhole(t *testing.T) {
 func TestARegistryThatRefusesChunksTooNamesTheFirstCause(t *testing.T) {
 	f := newFaulty(t, &chunkServer{max: 10})
 	s := newStorage(t, f.address("x/y"), (&recorder{}).options())
-	b := noise(1, chunkSize+1)
+	s.host.chunk = smallBlob
+	b := noise(1, smallBlob+1)
 	wantClass(t, s.PushBlob(t.Context(), blobOf(b), content(b)), storage.ErrTooLarge)
 	if s.host.chunked.Load() {
 		t.Error("chunks are tried for ever")
@@ -188,5 +191,34 @@ func TestAnUploadThatWasAskedForIsNotAskedForAgain(t *testing.T) {
 	wantClass(t, s.PushBlob(t.Context(), blobOf(b), content(b)), nil)
 	if got := f.requests(); got != "HEAD POST PUT" {
 		t.Errorf("sent %s, want one HEAD in all", got)
+	}
+}
+
+func TestConnectionsAreUsedAgain(t *testing.T) {
+	f := newFaulty(t, nil)
+	var mu sync.Mutex
+	opened := map[net.Conn]bool{}
+	f.Config.ConnState = func(c net.Conn, state http.ConnState) {
+		mu.Lock()
+		defer mu.Unlock()
+		if state == http.StateActive {
+			opened[c] = true
+		}
+	}
+	s := newStorage(t, f.address("x/y"), (&recorder{}).options())
+	for i := range 20 {
+		b := noise(uint64(i), 100_000)
+		wantClass(t, s.PushBlob(t.Context(), blobOf(b), content(b)), nil)
+		if _, err := read(t, s, blobOf(b)); err != nil {
+			t.Error(err)
+		}
+		_, err := s.Resolve(t.Context(), "absent")
+		wantClass(t, err, storage.ErrNotFound)
+	}
+	mu.Lock()
+	defer mu.Unlock()
+	// One is the attempt to speak TLS.
+	if len(opened) > 2 {
+		t.Errorf("80 requests took %d connections", len(opened))
 	}
 }
