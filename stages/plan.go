@@ -39,6 +39,8 @@ type BaseRef struct {
 	Name string
 	// Digest is the platform's manifest digest; the recipe's Base.
 	Digest string
+	// Pinned is false for a reference that was resolved in this run.
+	Pinned bool
 }
 
 // Stage is one step of an image in a plan.
