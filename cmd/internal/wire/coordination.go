@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -15,10 +16,15 @@ import (
 	synclocal "github.com/cairnbuild/cairn/synchronization/local"
 )
 
-// Ledger opens the project's ledger for a storage; asked counts the requests to
-// it. The ledger of a host is one
-// for each storage: the same project may be built into several.
-func (s Settings) Ledger(ctx context.Context, h Host, project string, asked *atomic.Int64) (*synchronization.Ledger, error) {
+// ledger is the project's ledger for the storage, while it is open. The ledger of
+// a host is one for each storage: the same project may be built into several.
+type ledger struct {
+	*synchronization.Ledger
+	backend synchronization.Backend
+}
+
+// openLedger opens the ledger; asked counts the requests to it.
+func (s Settings) openLedger(ctx context.Context, h Host, project string, asked *atomic.Int64) (*ledger, error) {
 	if err := s.Check(ctx); err != nil {
 		return nil, err
 	}
@@ -31,9 +37,18 @@ func (s Settings) Ledger(ctx context.Context, h Host, project string, asked *ato
 	if err != nil {
 		return nil, err
 	}
-	return synchronization.Open(ctx, counted{b, asked}, project, synchronization.Options{
+	l, err := synchronization.Open(ctx, counted{b, asked}, project, synchronization.Options{
 		Now: h.Now, Rand: h.Rand, Logger: h.Log, Holder: holder(),
 	})
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return &ledger{l, b}, nil
+}
+
+func (l *ledger) close() error {
+	l.Close()
+	return l.backend.Close()
 }
 
 // counted counts what is asked of a ledger's store.
@@ -143,17 +158,18 @@ func (b *Builder) Run(ctx context.Context, images []string) (rep *build.Report, 
 	if err != nil {
 		return nil, err
 	}
-	engines := &engines{settings: b.Settings, host: b.Host}
-	defer engines.close()
+	open := &opened{settings: b.Settings, host: b.Host}
+	defer func() { err = errors.Join(err, open.close()) }()
 	rep, err = build.Run(ctx, build.Options{
 		Plan: p, Files: b.Project.Tree, Storage: st, Second: second,
 		Pad:  func(ctx context.Context) (build.Pad, error) { return b.Storages.Pad(ctx, name, st) },
 		Base: b.Storages.Base,
 		Ledger: func(ctx context.Context) (*synchronization.Ledger, error) {
-			return b.Settings.Ledger(ctx, b.Host, name, &b.Storages.asked)
+			return open.ledger(ctx, name, &b.Storages.asked)
 		},
-		Engine: engines.start,
-		Counts: b.Storages.Counts, Now: b.Host.Now, Began: began, Parallel: b.Parallel, Observer: b.Observer, KeepLocal: b.KeepLocal,
+		Engine: open.engine,
+		Counts: b.Storages.Counts, Now: b.Host.Now, Began: began,
+		Parallel: b.Parallel, Observer: b.Observer, KeepLocal: b.KeepLocal,
 	})
 	if err == nil {
 		err = b.Storages.Tidy(ctx)
@@ -161,26 +177,41 @@ func (b *Builder) Run(ctx context.Context, images []string) (rep *build.Report, 
 	return rep, err
 }
 
-// engines keeps the connections that one build opened: a second one when the
-// first engine died.
-type engines struct {
+// opened is what one build opened and must close: the ledger, and the engine,
+// of which there is a second one when the first died.
+type opened struct {
 	settings Settings
 	host     Host
-	open     []*engine.Engine
+	ledgers  []*ledger
+	engines  []*engine.Engine
 }
 
-func (e *engines) start(ctx context.Context) (build.Engine, error) {
-	eng, err := e.settings.Engine(ctx, e.host)
+func (o *opened) ledger(ctx context.Context, project string, asked *atomic.Int64) (*synchronization.Ledger, error) {
+	l, err := o.settings.openLedger(ctx, o.host, project, asked)
 	if err != nil {
 		return nil, err
 	}
-	e.open = append(e.open, eng)
-	return eng, nil
+	o.ledgers = append(o.ledgers, l)
+	return l.Ledger, nil
 }
 
-func (e *engines) close() {
-	for _, eng := range e.open {
-		// The run is over; how a connection ends changes nothing.
-		_ = eng.Close()
+func (o *opened) engine(ctx context.Context) (build.Engine, error) {
+	e, err := o.settings.Engine(ctx, o.host)
+	if err != nil {
+		return nil, err
 	}
+	o.engines = append(o.engines, e)
+	return e, nil
+}
+
+func (o *opened) close() error {
+	for _, e := range o.engines {
+		// The run is over; how a connection ends changes nothing.
+		_ = e.Close()
+	}
+	var err error
+	for _, l := range o.ledgers {
+		err = errors.Join(err, l.close())
+	}
+	return err
 }
