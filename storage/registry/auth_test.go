@@ -8,6 +8,8 @@ import (
 	"log"
 	"net/http"
 	"net/http/httptest"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
@@ -313,4 +315,26 @@ func TestAnUploadIsNotSentDownToPlainHTTP(t *testing.T) {
 	if strings.Contains(err.Error(), "secret") {
 		t.Errorf("the error shows the signature: %v", err)
 	}
+}
+
+func TestDockersCredentialHelpersAreAsked(t *testing.T) {
+	k := newTokens(t)
+	dir := t.TempDir()
+	host := strings.TrimSuffix(k.registry.address(""), "/")
+	files := map[string]string{
+		"config.json":             fmt.Sprintf(`{"credHelpers":{%q:"shelf"}}`, host),
+		"docker-credential-shelf": "#!/bin/sh\necho '{\"Username\":\"ann\",\"Secret\":\"s3cret-pass\"}'\n",
+	}
+	for name, text := range files {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o700); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Setenv("DOCKER_CONFIG", dir)
+	t.Setenv("PATH", dir+string(os.PathListSeparator)+os.Getenv("PATH"))
+	o := (&recorder{}).options()
+	o.Keychain = nil
+	s := newStorage(t, host+"/shop/stages", o)
+	wantClass(t, is(storage.ErrNotFound)(s.Resolve(t.Context(), "one")), nil)
+	wantAsked(t, k, "GET ann repository:shop/stages:pull")
 }
