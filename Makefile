@@ -2,7 +2,8 @@
 
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO ?= go
-LDFLAGS := -s -w -X main.version=$(VERSION)
+MODULE := github.com/cairnbuild/cairn
+LDFLAGS := -s -w -X $(MODULE)/cmd/internal/cli.version=$(VERSION)
 # Only these are for other systems than Linux as well: the daemon needs Linux.
 CLIENT := ./cmd/cairn
 FUZZTIME ?= 20s
@@ -19,7 +20,7 @@ build: ## Build bin/cairn and bin/cairnd
 	CGO_ENABLED=0 $(GO) build -trimpath -ldflags '$(LDFLAGS)' -o bin/ ./cmd/cairn ./cmd/cairnd
 
 demo: setup build ## Build a sample project four times, on disk and against a registry
-	$(GO) run ./hack/cmd/testbed registry --base busybox --base toolchain -- hack/demo.sh
+	$(GO) run ./hack/demo
 
 test: setup vet cross ## Run all tests, with the race detector
 	hack/tools/install buildkit

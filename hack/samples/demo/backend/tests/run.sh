@@ -1,0 +1,2 @@
+set -e
+test "$("$1" tests)" = "Hello, tests."
