@@ -179,6 +179,8 @@ func TestSyntaxFindsWhatItForbids(t *testing.T) {
 		{"two variables without values", "package a\nvar x, y int", 2},
 		{"a logger", "package a\nvar log = zap.NewNop()", 1},
 		{"sentinel errors and regular expressions", "package a\nvar (\n\tErrX = errors.New(\"x\")\n\tre = regexp.MustCompile(`x`)\n)", 0},
+		{"a sentinel error under another name", "package a\nvar ErrX = b.ErrX", 0},
+		{"a setting of another package", "package a\nvar x = b.Default", 1},
 		{"an interface check", "package a\nvar _ I = (*T)(nil)", 0},
 		{"an embedded file", "package a\n//go:embed x\nvar x string", 0},
 		{"the version of a program", "package main\nvar version string\nfunc main() {}", 0},

@@ -35,7 +35,7 @@ func Rooms() []Room {
 		{Path: "storage/...", May: []string{"stages", "storage"}},
 		{Path: "lock", Libraries: []string{}},
 		{Path: "synchronization", May: []string{"lock", "stages"}, Alone: true},
-		{Path: "synchronization/...", May: []string{"lock", "stages", "synchronization"}},
+		{Path: "synchronization/...", May: []string{"lock/...", "stages", "synchronization"}},
 		{Path: "cleanup", May: []string{"stages", "storage", "synchronization"}},
 		{Path: "deploy", May: []string{"stages", "storage"}},
 		{Path: "cmd/cairn", May: []string{"cmd/internal/..."}},

@@ -86,11 +86,14 @@ func constant(file *ast.File, v *ast.ValueSpec, i int) bool {
 	if v.Names[i].Name == "_" {
 		return true
 	}
-	if v.Names[i].Name == "version" && file.Name.Name == "main" {
+	if v.Names[i].Name == "version" && (file.Name.Name == "main" || file.Name.Name == "cli") {
 		return true
 	}
 	if i >= len(v.Values) {
 		return false
+	}
+	if of, ok := v.Values[i].(*ast.SelectorExpr); ok {
+		return strings.HasPrefix(of.Sel.Name, "Err") // a sentinel error of another package
 	}
 	call, ok := v.Values[i].(*ast.CallExpr)
 	if !ok {
