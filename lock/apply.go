@@ -35,7 +35,7 @@ type queue struct {
 // meanwhile shares the next one.
 //
 // A [*SwapError] that wraps [ErrConflict] says that a change did not find its
-// Old. After a lost answer Apply reads back and, where the changes are not seen,
+// Old, or that it was made, unnoticed, and its New has been replaced since. After a lost answer Apply reads back and, where the changes are not seen,
 // sends them again, which is right for changes from a value that never recurs,
 // one with a nonce, and for a removal. From a value that does recur use
 // [Client.Acquire].
@@ -159,7 +159,9 @@ func fits(taken map[string]Change, changes []Change) bool {
 		return false
 	}
 	for _, c := range changes {
-		if t, ok := taken[c.Key]; ok && !(c.tests() && t.tests() && same(c.Old, t.Old)) {
+		t, ok := taken[c.Key]
+		oneTest := c.tests() && t.tests() && same(c.Old, t.Old)
+		if ok && !oneTest {
 			return false
 		}
 	}

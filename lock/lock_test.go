@@ -12,6 +12,6 @@ import (
 func TestMemoryStore(t *testing.T) {
 	locktest.Run(t, func(*testing.T) locktest.Harness {
 		b := mem.New(time.Now)
-		return locktest.Harness{Open: func() lock.Store { return b }, Lose: b.Lose}
+		return locktest.Harness{Open: func() lock.Store { return b }, Lose: b.Lose, Now: time.Now}
 	})
 }

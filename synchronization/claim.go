@@ -157,7 +157,7 @@ func (c *Claim) Release(ctx context.Context) error {
 	c.step.Lock()
 	defer c.step.Unlock()
 	e := c.Entry()
-	if e.State != Building && e.State != Doomed {
+	if !e.idle() {
 		return entryError("release", c.d, wrongState(e))
 	}
 	err := c.write(ctx, e.released(now))

@@ -160,16 +160,20 @@ func (e Entry) inFlight() bool {
 	return e.State == Building || e.State == Publishing || e.State == Deleting
 }
 
+// idle reports whether nothing was decided under the entry, so that it can be
+// taken away when its owner is dead.
+func (e Entry) idle() bool { return e.State == Building || e.State == Doomed }
+
 // takeover returns the entry of a session that acquires the stage: a new
 // generation where there is none, else the same state under a new nonce, to be
 // finished. It is only asked where nobody else alive owns the entry.
 func (e Entry) takeover(session, nonce string) (Entry, bool) {
 	next := Entry{State: e.State, Session: session, Nonce: nonce, Manifest: e.Manifest, Avoid: e.Avoid}
-	switch {
-	case e.State == Absent:
+	switch e.State {
+	case Absent:
 		next.State = Building
 		return next, true
-	case e.State == Deleted:
+	case Deleted:
 		next.State, next.Manifest, next.Avoid = Building, "", e.Manifest
 		return next, true
 	}

@@ -8,6 +8,7 @@ import (
 	"github.com/cairnbuild/cairn/stages"
 )
 
+// Errors that callers tell apart with [errors.Is].
 var (
 	// ErrTaken: the entry is not the claim's any more. What was built under it is
 	// to be thrown away, and the stage to be looked at again.

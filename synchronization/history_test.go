@@ -2,6 +2,7 @@ package synchronization_test
 
 import (
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -279,14 +280,17 @@ func (h *history) host(ctx context.Context, t *testing.T, id uint64, work func(*
 var errDied = errors.New("died")
 
 func (h *history) process(ctx context.Context, t *testing.T, seed uint64, work func(*runner, context.Context) error) {
+	var key [32]byte
+	binary.LittleEndian.PutUint64(key[:], seed)
+	binary.LittleEndian.PutUint64(key[8:], uint64(h.upTo(1<<62)))
 	o := synchronization.Options{
-		Now: time.Now, Rand: rand.NewChaCha8([32]byte{byte(seed), byte(seed >> 8), byte(seed >> 16), byte(len(h.violations))}),
+		Now: time.Now, Rand: rand.NewChaCha8(key),
 		TTL: historyTTL, Delta: historyDelta, Guard: guardFor, Request: time.Second, Budget: 20 * time.Second,
 	}
 	if h.mutant == hasty {
 		o.Delta = time.Second
 	}
-	faulty := ledgertest.NewFaulty(witness{h.store, h}, seed+h.dice.Uint64(), locktest.Faults{})
+	faulty := ledgertest.NewFaulty(witness{h.store, h}, seed+uint64(h.upTo(1<<62)), locktest.Faults{})
 	l, err := synchronization.Open(ctx, faulty, "history", o)
 	if err != nil {
 		<-ctx.Done()

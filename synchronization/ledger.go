@@ -351,9 +351,9 @@ func (v view) entries() (map[stages.Digest]Entry, error) {
 	return all, errors.Join(errs...)
 }
 
-// Break removes the entry of a stage whatever it holds, nonsense included. It is
-// for a person who knows that nobody works on the stage: it ends the protection
-// of a generation early.
+// Break removes the entry of a stage whatever it holds, nonsense included, and in
+// a closed ledger too. It is for a person who knows that nobody works on the
+// stage: it ends the protection of a generation early.
 func (l *Ledger) Break(ctx context.Context, d stages.Digest) error {
 	for {
 		views, err := l.views(ctx, []string{shardOf(l.project, d)})

@@ -184,7 +184,7 @@ func (l *Ledger) establishOnce(ctx context.Context) error {
 			return err
 		}
 		uids[n] = snap.UID
-		if known != nil && (known[n] != snap.UID || wasEmptied(found[name])) {
+		if len(known) > 0 && (known[n] != snap.UID || wasEmptied(found[name])) {
 			lost = append(lost, name)
 		}
 	}

@@ -65,7 +65,8 @@ func (s *Session) Context() context.Context { return s.alive.Context() }
 
 // Close releases what is only being built, ends the renewals and removes the
 // session's record, which lets others finish the rest at once. Give it a context
-// that outlives the build's.
+// that outlives the build's, with a deadline: what is not released is found by the
+// session's death.
 func (s *Session) Close(ctx context.Context) error {
 	released := s.releaseAll(ctx)
 	left := s.alive.Leave(ctx)
@@ -94,7 +95,7 @@ func (s *Session) releaseShard(ctx context.Context, v view) error {
 	found, _ := v.entries()
 	var errs []error
 	for d, e := range found {
-		if e.Session != s.ID() || e.State != Building && e.State != Doomed {
+		if e.Session != s.ID() || !e.idle() {
 			continue
 		}
 		err := s.ledger.release(ctx, v, d, e)

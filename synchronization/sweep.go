@@ -26,45 +26,49 @@ import (
 func (l *Ledger) Sweep(ctx context.Context,
 	confirm func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error),
 ) error {
-	views, err := l.views(ctx, allShards(l.project))
-	if err != nil {
-		return fmt.Errorf("sweep the ledger of %s: %w", l.project, err)
-	}
-	now, err := l.client.Now(ctx)
-	if err != nil {
-		return fmt.Errorf("sweep the ledger of %s: %w", l.project, err)
-	}
-	var errs []error
-	for _, shard := range slices.Sorted(maps.Keys(views)) {
-		errs = append(errs, l.sweepShard(ctx, views[shard], now, confirm))
-	}
-	errs = append(errs, l.crowd.Bury(ctx))
-	if err := errors.Join(errs...); err != nil {
+	if err := l.sweep(ctx, confirm); err != nil {
 		return fmt.Errorf("sweep the ledger of %s: %w", l.project, err)
 	}
 	return nil
 }
 
-func (l *Ledger) sweepShard(ctx context.Context, v view, now time.Time,
-	confirm func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error),
-) error {
-	if err := v.open(); err != nil {
+func (l *Ledger) sweep(ctx context.Context, confirm confirmation) error {
+	views, err := l.views(ctx, allShards(l.project))
+	if err != nil {
 		return err
 	}
+	dead, err := l.deadIdlers(ctx, views)
+	if err != nil {
+		return err
+	}
+	now, err := l.client.Now(ctx)
+	if err != nil {
+		return err
+	}
+	var errs []error
+	for _, shard := range slices.Sorted(maps.Keys(views)) {
+		v := views[shard]
+		if err := v.open(); err != nil {
+			return err
+		}
+		errs = append(errs, l.sweepShard(ctx, v, dead, now, confirm))
+	}
+	return errors.Join(append(errs, l.crowd.Bury(ctx))...)
+}
+
+// confirmation says whether the tag of d shows m.
+type confirmation func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error)
+
+func (l *Ledger) sweepShard(ctx context.Context, v view, dead map[string]bool, now time.Time, confirm confirmation) error {
 	found, err := v.entries()
 	errs := []error{err}
-	dead, err := l.deadAmong(ctx, found)
-	if err != nil {
-		return errors.Join(append(errs, err)...)
-	}
 	for d, e := range found {
+		var err error
 		switch {
 		case e.State == Published || e.State == Deleted:
 			err = l.sweepOld(ctx, v, d, e, now, confirm)
-		case dead[e.Session] && (e.State == Building || e.State == Doomed):
+		case e.idle() && dead[e.Session]:
 			err = l.release(ctx, v, d, e)
-		default:
-			continue
 		}
 		if err != nil && !errors.Is(err, lock.ErrConflict) {
 			errs = append(errs, entryError("sweep", d, err))
@@ -73,11 +77,15 @@ func (l *Ledger) sweepShard(ctx context.Context, v view, now time.Time,
 	return errors.Join(errs...)
 }
 
-func (l *Ledger) deadAmong(ctx context.Context, found map[stages.Digest]Entry) (map[string]bool, error) {
+// deadIdlers returns the dead among the sessions whose entries a sweep may drop.
+func (l *Ledger) deadIdlers(ctx context.Context, views map[string]view) (map[string]bool, error) {
 	var owners []string
-	for _, e := range found {
-		if e.State == Building || e.State == Doomed {
-			owners = append(owners, e.Session)
+	for _, v := range views {
+		found, _ := v.entries() // nonsense is reported when its shard is swept
+		for _, e := range found {
+			if e.idle() {
+				owners = append(owners, e.Session)
+			}
 		}
 	}
 	if len(owners) == 0 {
@@ -88,9 +96,7 @@ func (l *Ledger) deadAmong(ctx context.Context, found map[stages.Digest]Entry) (
 
 // sweepOld drops an entry whose Δ has passed. The second more is for the times,
 // which are of whole seconds.
-func (l *Ledger) sweepOld(ctx context.Context, v view, d stages.Digest, e Entry, now time.Time,
-	confirm func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error),
-) error {
+func (l *Ledger) sweepOld(ctx context.Context, v view, d stages.Digest, e Entry, now time.Time, confirm confirmation) error {
 	if now.Sub(e.At) < l.delta+time.Second {
 		return nil
 	}

@@ -27,7 +27,8 @@ func (l *Ledger) held(d stages.Digest, e Entry, dead bool) Holder {
 // session of another: it is worth a look at the storage, or an attempt to acquire
 // it. It returns at once when that is so at the beginning, so ask only for stages
 // that another holds. Tell is called for each stage when the wait for it begins
-// and whenever its holder changes; it says for people what is awaited and of whom.
+// and whenever its holder changes; it says for people what is awaited and of whom. It
+// may be nil.
 //
 // A watch wakes Wait, within 100 ms of a change. Reading again now and then is
 // only for watches that miss one, and to observe the death of holders.
@@ -42,6 +43,9 @@ func (s *Session) Wait(ctx context.Context, ds []stages.Digest, tell func(Holder
 func (s *Session) waitUntil(ctx context.Context, ds []stages.Digest, tell func(Holder), free func(stages.Digest, Entry) bool) error {
 	if len(ds) == 0 {
 		return nil
+	}
+	if tell == nil {
+		tell = func(Holder) {}
 	}
 	ctx, cancel := s.within(ctx)
 	var watchers sync.WaitGroup

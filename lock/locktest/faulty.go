@@ -49,7 +49,8 @@ type Faulty struct {
 
 // New returns the store with faults, the same ones for the same seed.
 func New(store lock.Store, seed uint64, f Faults) *Faulty {
-	return &Faulty{store: store, dice: rand.New(rand.NewPCG(seed, 1)), faults: f}
+	dice := rand.New(rand.NewPCG(seed, 1)) //nolint:gosec // faults are to be repeatable
+	return &Faulty{store: store, dice: dice, faults: f}
 }
 
 // Set changes the faults.

@@ -41,7 +41,7 @@ func lose(t *testing.T, dir string) func(string) {
 func TestStore(t *testing.T) {
 	locktest.Run(t, func(t *testing.T) locktest.Harness {
 		dir := t.TempDir()
-		return locktest.Harness{Open: func() lock.Store { return open(t, dir) }, Lose: lose(t, dir)}
+		return locktest.Harness{Open: func() lock.Store { return open(t, dir) }, Lose: lose(t, dir), Now: time.Now}
 	})
 }
 
@@ -51,6 +51,7 @@ func TestLedger(t *testing.T) {
 		return ledgertest.Harness{
 			Open: func() synchronization.Backend { return open(t, dir) },
 			Lose: lose(t, dir),
+			Now:  time.Now,
 		}
 	})
 }

@@ -12,6 +12,6 @@ import (
 func TestLedger(t *testing.T) {
 	ledgertest.Run(t, func(*testing.T) ledgertest.Harness {
 		b := mem.New(time.Now)
-		return ledgertest.Harness{Open: func() synchronization.Backend { return b }, Lose: b.Lose}
+		return ledgertest.Harness{Open: func() synchronization.Backend { return b }, Lose: b.Lose, Now: time.Now}
 	})
 }

@@ -50,7 +50,7 @@ func opensOnce(t *testing.T, s *suite) {
 	for i := range 8 {
 		b := s.h.Open()
 		wg.Go(func() {
-			l, err := synchronization.Open(t.Context(), b, project, options(uint64(i)))
+			l, err := synchronization.Open(t.Context(), b, project, s.options(uint64(i)))
 			if err != nil {
 				t.Error(err)
 				return
@@ -69,7 +69,7 @@ func opensOnce(t *testing.T, s *suite) {
 	if len(uids) != 1 || uids[""] {
 		t.Fatalf("the ledger has the UIDs %v", uids)
 	}
-	if _, err := synchronization.Open(t.Context(), s.h.Open(), "no.dots", options(0)); err == nil {
+	if _, err := synchronization.Open(t.Context(), s.h.Open(), "no.dots", s.options(0)); err == nil {
 		t.Error("a project's name with a dot was accepted")
 	}
 }
@@ -77,7 +77,7 @@ func opensOnce(t *testing.T, s *suite) {
 func refusesFormats(t *testing.T, s *suite) {
 	s.ledger(locktest.Faults{})
 	replaceKey(t, s, "cairn-"+project, "format", "2")
-	_, err := synchronization.Open(t.Context(), s.h.Open(), project, options(0))
+	_, err := synchronization.Open(t.Context(), s.h.Open(), project, s.options(0))
 	var format *synchronization.FormatError
 	if !errors.As(err, &format) || format.Found != "2" || format.Known != synchronization.Format {
 		t.Fatalf("got error %v", err)
@@ -349,12 +349,12 @@ func wakesWaiters(t *testing.T, s *suite) {
 		if err := waiter.Wait(ctx, many(1), func(synchronization.Holder) { told <- struct{}{} }); err != nil {
 			t.Error(err)
 		}
-		woken <- time.Now()
+		woken <- s.h.Now()
 	}()
 	<-told
 	pass(3 * ttl)
 	s.must(c.Published(t.Context()))
-	done := time.Now()
+	done := s.h.Now()
 	if took := (<-woken).Sub(done); took > 100*time.Millisecond {
 		t.Errorf("woken after %s", took)
 	}
@@ -445,8 +445,9 @@ func guards(t *testing.T, s *suite) {
 	ctx, cancel, err := c.Guard(t.Context())
 	s.must(err)
 	defer cancel()
-	if deadline, ok := ctx.Deadline(); !ok || time.Until(deadline) > guard {
-		t.Errorf("the deadline is in %s", time.Until(deadline))
+	deadline, ok := ctx.Deadline()
+	if left := deadline.Sub(s.h.Now()); !ok || left > guard {
+		t.Errorf("the deadline is in %s", left)
 	}
 	p.faulty.Pause() // the session is lost; the guard's context must end with it, or before
 	<-p.Context().Done()

@@ -27,6 +27,8 @@ type Harness struct {
 	Open func() synchronization.Backend
 	// Lose removes a shard or the record behind everybody's back.
 	Lose func(shard string)
+	// Now is the clock of the suite's processes. Required.
+	Now func() time.Time
 	// Real says that the store talks to a server, so time cannot be simulated.
 	Real bool
 }
@@ -81,15 +83,15 @@ func (s *suite) ledger(f locktest.Faults) (*synchronization.Ledger, *Faulty) {
 	s.t.Helper()
 	s.procs++
 	faulty := NewFaulty(s.h.Open(), s.procs, f)
-	l, err := synchronization.Open(s.t.Context(), faulty, project, options(s.procs))
+	l, err := synchronization.Open(s.t.Context(), faulty, project, s.options(s.procs))
 	s.must(err)
 	s.t.Cleanup(func() { l.Close(); faulty.Wait() })
 	return l, faulty
 }
 
-func options(proc uint64) synchronization.Options {
+func (s *suite) options(proc uint64) synchronization.Options {
 	return synchronization.Options{
-		Now: time.Now, Rand: rand.Reader, Holder: fmt.Sprintf("runner %d", proc),
+		Now: s.h.Now, Rand: rand.Reader, Holder: fmt.Sprintf("runner %d", proc),
 		TTL: ttl, Delta: delta, Guard: guard, LookEvery: ttl / 10,
 		Request: time.Second, Budget: 10 * time.Second,
 	}

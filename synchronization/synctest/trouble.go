@@ -140,9 +140,11 @@ func stopsTheLost(t *testing.T, s *suite) {
 }
 
 // storm is what a bad day looks like.
-var storm = locktest.Faults{
-	Refused: 0.08, LostRequest: 0.08, LostAnswer: 0.08, Late: 0.08, Conflict: 0.08, DropWatch: 0.2,
-	MaxDelay: 10 * time.Millisecond, MaxLate: 300 * time.Millisecond,
+func storm() locktest.Faults {
+	return locktest.Faults{
+		Refused: 0.08, LostRequest: 0.08, LostAnswer: 0.08, Late: 0.08, Conflict: 0.08, DropWatch: 0.2,
+		MaxDelay: 10 * time.Millisecond, MaxLate: 300 * time.Millisecond,
+	}
 }
 
 func survivesAmbiguity(t *testing.T, s *suite) {
@@ -152,7 +154,7 @@ func survivesAmbiguity(t *testing.T, s *suite) {
 	var wg sync.WaitGroup
 	for i := range runners {
 		p := s.join(locktest.Faults{})
-		p.faulty.Set(storm)
+		p.faulty.Set(storm())
 		wg.Go(func() {
 			for n := range count {
 				if p.run(stage(n), i*count+n) {
@@ -225,7 +227,7 @@ func givesUpStore(t *testing.T, s *suite) {
 	s.wantErr(l.Bind(t.Context(), "somewhere"), synchronization.ErrUnavailable)
 	_, err := l.Join(t.Context())
 	s.wantErr(err, synchronization.ErrUnavailable)
-	_, err = synchronization.Open(t.Context(), p.faulty, project, options(0))
+	_, err = synchronization.Open(t.Context(), p.faulty, project, s.options(0))
 	s.wantErr(err, synchronization.ErrUnavailable)
 	if err := l.Sweep(t.Context(), always); !errors.Is(err, synchronization.ErrUnavailable) || !strings.Contains(err.Error(), project) {
 		t.Errorf("got error %v", err)
