@@ -7,9 +7,11 @@ import (
 	"os"
 	"path/filepath"
 	"sync/atomic"
+	"time"
 
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
 	"github.com/cairnbuild/cairn/lock"
+	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/stages/engine"
 	"github.com/cairnbuild/cairn/synchronization"
@@ -22,6 +24,10 @@ type ledger struct {
 	*synchronization.Ledger
 	backend synchronization.Backend
 }
+
+// localLook is how often a run that waits looks whether the process that it waits
+// for lives. On one host that is a question to the kernel, and cheap.
+const localLook = 100 * time.Millisecond
 
 // openLedger opens the ledger; asked counts the requests to it.
 func (s Settings) openLedger(ctx context.Context, h Host, project string, asked *atomic.Int64) (*ledger, error) {
@@ -38,7 +44,7 @@ func (s Settings) openLedger(ctx context.Context, h Host, project string, asked 
 		return nil, err
 	}
 	l, err := synchronization.Open(ctx, counted{b, asked}, project, synchronization.Options{
-		Now: h.Now, Rand: h.Rand, Logger: h.Log, Holder: holder(),
+		Now: h.Now, Rand: h.Rand, Logger: h.Log, Holder: holder(), LookEvery: localLook,
 	})
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -142,14 +148,9 @@ type Builder struct {
 	KeepLocal bool
 }
 
-// Run plans the named images, or all, and builds what is missing.
-func (b *Builder) Run(ctx context.Context, images []string) (rep *build.Report, err error) {
-	began := b.Host.Began
+// Run builds what is missing of a plan of the project.
+func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, err error) {
 	name := b.Project.Config.Name
-	p, err := b.Project.Plan(ctx, b.Storages, images)
-	if err != nil {
-		return nil, err
-	}
 	st, err := b.Storages.Stages(ctx, name)
 	if err != nil {
 		return nil, err
@@ -168,7 +169,7 @@ func (b *Builder) Run(ctx context.Context, images []string) (rep *build.Report, 
 			return open.ledger(ctx, name, &b.Storages.asked)
 		},
 		Engine: open.engine,
-		Counts: b.Storages.Counts, Now: b.Host.Now, Began: began,
+		Counts: b.Storages.Counts, Now: b.Host.Now, Began: b.Host.Began,
 		Parallel: b.Parallel, Observer: b.Observer, KeepLocal: b.KeepLocal,
 	})
 	if err == nil {
