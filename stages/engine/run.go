@@ -1,0 +1,149 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+
+	"github.com/moby/buildkit/client"
+	"github.com/moby/buildkit/client/llb"
+	gwpb "github.com/moby/buildkit/frontend/gateway/pb"
+	"github.com/moby/buildkit/session"
+	solvererrdefs "github.com/moby/buildkit/solver/errdefs"
+	"github.com/moby/buildkit/util/entitlements"
+	"github.com/opencontainers/go-digest"
+	"github.com/tonistiigi/fsutil"
+)
+
+// Run runs the job and hands the layer that it makes to layer, as an
+// uncompressed archive and while it comes from the engine. The layer has the
+// times at which things happened; to give it others is the caller's business.
+// What layer has read is right only if Run returns no error. When nothing was
+// changed, layer is not called.
+//
+// layer must not wait for another Run: the engine sends only a few layers at a time.
+//
+// Errors: an [*ExitError] when commands fail, one that wraps [ErrEngineGone] when
+// the engine is lost, the cause of ctx when that ends, the error of layer as it is.
+func (e *Engine) Run(ctx context.Context, job *Job, layer func(ctx context.Context, raw io.Reader) error, p Progress) (Result, error) {
+	if err := job.visit(map[*Job]bool{}, (*Job).check); err != nil {
+		return Result{}, fmt.Errorf("%s: %w", job.Name, err)
+	}
+	select {
+	case <-e.gone:
+		return Result{}, fmt.Errorf("%s: %w", job.Name, ErrEngineGone)
+	default:
+	}
+	ctx, cancel := e.whileServing(ctx)
+	defer cancel()
+	b := &builder{ctx: ctx, session: e.session.ID(), proxy: e.proxy, images: e.images, trees: e.trees}
+	st, err := b.job(job)
+	if err != nil {
+		return Result{}, err
+	}
+	def, err := st.Marshal(ctx, platform(job.Platform))
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w", job.Name, err)
+	}
+
+	var empty bool
+	store := newExportStore(func(raw io.Reader) (err error) {
+		empty, err = filterLayer(raw, func(r io.Reader) error { return layer(ctx, r) })
+		return err
+	})
+	m := newMonitor(job, p)
+	if err := e.solve(ctx, def, job, store, m); err != nil {
+		return Result{}, e.failure(ctx, job, m, store, err)
+	}
+	made, below, err := store.result()
+	if err != nil {
+		return Result{}, fmt.Errorf("%s: %w", job.Name, err)
+	}
+	return Result{Layer: made, Below: below, Empty: empty, Cached: m.cached()}, nil
+}
+
+// solve has the engine make def, with a session for what it exports. When it
+// returns, nothing of the run goes on.
+func (e *Engine) solve(ctx context.Context, def *llb.Definition, job *Job, store *exportStore, m *monitor) error {
+	s, err := session.NewSession(ctx, "")
+	if err != nil {
+		return err
+	}
+	s.Allow(attachment{store})
+	status := make(chan *client.SolveStatus)
+	var parts sync.WaitGroup
+	parts.Go(func() { m.watch(status) })
+	// A session that does not come about is found missing by the engine.
+	parts.Go(func() { _ = s.Run(context.WithoutCancel(ctx), e.client.Dialer()) })
+	o := solveOptions(job, store)
+	o.SharedSession, o.SessionPreInitialized = s, true
+	_, err = e.client.Solve(ctx, def, o, status)
+	err = errors.Join(err, s.Close())
+	parts.Wait()
+	store.close()
+	return err
+}
+
+// whileServing returns a context that also ends when the engine's session does.
+func (e *Engine) whileServing(ctx context.Context) (context.Context, context.CancelFunc) {
+	ctx, cancel := context.WithCancelCause(ctx)
+	go func() {
+		select {
+		case <-e.gone:
+			cancel(ErrEngineGone)
+		case <-ctx.Done():
+		}
+	}()
+	return ctx, func() { cancel(nil) }
+}
+
+func solveOptions(job *Job, store *exportStore) client.SolveOpt {
+	o := client.SolveOpt{
+		Exports: []client.ExportEntry{{
+			Type:        client.ExporterOCI,
+			Attrs:       map[string]string{"tar": "false", "compression": "uncompressed", "oci-mediatypes": "true"},
+			OutputStore: store,
+		}},
+		LocalMounts: map[string]fsutil.FS{},
+		// No entry in the engine's history of builds, and no provenance for it.
+		Internal: true,
+	}
+	// The function given here never fails.
+	_ = job.visit(map[*Job]bool{}, func(j *Job) error {
+		if j.Files != nil {
+			o.LocalMounts[treeName(j)] = noFiles{}
+		}
+		if j.Commands != nil && j.Commands.Network == "host" && o.AllowedEntitlements == nil {
+			o.AllowedEntitlements = []string{entitlements.EntitlementNetworkHost.String()}
+		}
+		return nil
+	})
+	return o
+}
+
+// failure finds out what an error of the engine means.
+func (e *Engine) failure(ctx context.Context, job *Job, m *monitor, store *exportStore, err error) error {
+	if own := store.failure(); own != nil {
+		return own
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%s: %w", job.Name, context.Cause(ctx))
+	}
+	var exit *gwpb.ExitError
+	if !errors.As(err, &exit) {
+		return fmt.Errorf("%s: %w", job.Name, classify(err))
+	}
+	out := &ExitError{Job: job, Code: int(exit.ExitCode)}
+	var vertex *solvererrdefs.VertexError
+	if errors.As(err, &vertex) {
+		if st := m.steps[digest.Digest(vertex.Digest)]; st != nil {
+			out.Job, out.Output = st.job, st.tail
+		}
+	}
+	if c := out.Job.Commands; c != nil && len(c.Script) == 1 {
+		out.Command = c.Script[0]
+	}
+	return out
+}

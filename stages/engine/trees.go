@@ -1,0 +1,210 @@
+package engine
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"io/fs"
+	"os"
+	"path"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/moby/buildkit/client/llb"
+	"github.com/tonistiigi/fsutil"
+	fstypes "github.com/tonistiigi/fsutil/types"
+)
+
+// treeSource hands the files of jobs to the engine, each tree under a name of its own.
+type treeSource struct {
+	// ctx is that of the session: files are read on the engine's demand, which
+	// carries no context of ours.
+	ctx   context.Context
+	now   func() time.Time
+	mu    sync.Mutex
+	trees map[string]*listing
+}
+
+func treeName(j *Job) string { return "files-" + j.Key }
+
+// add lists the files of j, unless that was done before.
+func (s *treeSource) add(ctx context.Context, j *Job) (*listing, error) {
+	s.mu.Lock()
+	l := s.trees[treeName(j)]
+	s.mu.Unlock()
+	if l != nil {
+		return l, nil
+	}
+	l, err := list(ctx, j.Files)
+	if err != nil {
+		return nil, err
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.trees[treeName(j)] = l
+	return l, nil
+}
+
+// LookupDir implements [filesync.DirSource].
+func (s *treeSource) LookupDir(name string) (fsutil.FS, bool) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	l, ok := s.trees[name]
+	if !ok {
+		return nil, false
+	}
+	return &treeFS{ctx: s.ctx, listing: l, now: s.now()}, true
+}
+
+// listing is a tree by directories, parents first.
+//
+// The engine's copy gives directories that exist the mode and owner of those
+// that it copies: a file for /tmp would take the sticky bit from it. So
+// directories are not copied at all. Each is made, which leaves one that exists
+// alone, and then filled with its files, which are sent as one flat directory.
+type listing struct {
+	tree Tree
+	dirs []*directory
+}
+
+type directory struct {
+	Entry
+	files []Entry
+}
+
+func list(ctx context.Context, t Tree) (*listing, error) {
+	l := &listing{tree: t}
+	byPath := map[string]*directory{}
+	err := t.Walk(ctx, func(e Entry) error {
+		e.Path = path.Join("/", e.Path)
+		if e.Mode.IsDir() {
+			get(byPath, e.Path).Entry = e
+			return nil
+		}
+		d := get(byPath, path.Dir(e.Path))
+		d.files = append(d.files, e)
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range byPath {
+		l.dirs = append(l.dirs, d)
+	}
+	slices.SortFunc(l.dirs, func(a, b *directory) int { return strings.Compare(a.Path, b.Path) })
+	for _, d := range l.dirs {
+		slices.SortFunc(d.files, func(a, b Entry) int { return strings.Compare(a.Path, b.Path) })
+	}
+	return l, nil
+}
+
+// get returns the directory of a path, with those on the way to it.
+func get(byPath map[string]*directory, p string) *directory {
+	if d := byPath[p]; d != nil {
+		return d
+	}
+	d := &directory{Entry: Entry{Path: p, Mode: fs.ModeDir | defaultDirMode}}
+	byPath[p] = d
+	if p != "/" {
+		get(byPath, path.Dir(p))
+	}
+	return d
+}
+
+const defaultDirMode = 0o755
+
+// place returns the actions that put the files, which the engine gets as from, into an image.
+func (l *listing) place(from llb.State) *llb.FileAction {
+	var all *llb.FileAction
+	for i, d := range l.dirs {
+		// What is made for want of a target gets this mode and owner too.
+		usual := d.Mode.Perm() == defaultDirMode && d.UID == 0 && d.GID == 0
+		if d.Path != "/" && (!usual || len(d.files) == 0) {
+			all = d.mkdir(all)
+		}
+		if len(d.files) > 0 {
+			all = d.fill(all, from, flat(i))
+		}
+	}
+	return all
+}
+
+func (d *directory) mkdir(before *llb.FileAction) *llb.FileAction {
+	owner := llb.ChownOpt{User: &llb.UserOpt{UID: d.UID}, Group: &llb.UserOpt{UID: d.GID}}
+	if before == nil {
+		return llb.Mkdir(d.Path, d.Mode.Perm(), llb.WithParents(true), owner)
+	}
+	return before.Mkdir(d.Path, d.Mode.Perm(), llb.WithParents(true), owner)
+}
+
+func (d *directory) fill(before *llb.FileAction, from llb.State, name string) *llb.FileAction {
+	info := &llb.CopyInfo{CopyDirContentsOnly: true, CreateDestPath: true, AlwaysReplaceExistingDestPaths: true}
+	if before == nil {
+		return llb.Copy(from, "/"+name, d.Path, info)
+	}
+	return before.Copy(from, "/"+name, d.Path, info)
+}
+
+// flat names the directory in which the files of the i-th directory are sent.
+// The names have the order of their numbers, which the receiver insists on.
+func flat(i int) string { return fmt.Sprintf("%08d", i) }
+
+// treeFS sends a listing. In it everything was changed just now: make, cargo and
+// the like must not take files of this commit for older than what an earlier
+// stage made from those of another commit.
+type treeFS struct {
+	ctx     context.Context
+	listing *listing
+	now     time.Time
+}
+
+// Walk implements [fsutil.FS]. Only the whole tree is ever asked for.
+func (t *treeFS) Walk(_ context.Context, _ string, fn fs.WalkDirFunc) error {
+	for i, d := range t.listing.dirs {
+		if len(d.files) == 0 {
+			continue
+		}
+		if err := t.visit(flat(i), Entry{Mode: fs.ModeDir | defaultDirMode}, fn); err != nil {
+			return err
+		}
+		for _, f := range d.files {
+			if err := t.visit(flat(i)+"/"+path.Base(f.Path), f, fn); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (t *treeFS) visit(p string, e Entry, fn fs.WalkDirFunc) error {
+	return fn(p, &fsutil.DirEntryInfo{Stat: &fstypes.Stat{
+		Path: p, Mode: uint32(e.Mode), Uid: uint32(e.UID), Gid: uint32(e.GID),
+		Size: e.Size, ModTime: t.now.UnixNano(), Linkname: e.Link,
+	}}, nil)
+}
+
+// Open implements [fsutil.FS].
+func (t *treeFS) Open(p string) (io.ReadCloser, error) {
+	dir, name := path.Split(strings.TrimPrefix(p, "/"))
+	i, err := strconv.Atoi(strings.TrimSuffix(dir, "/"))
+	if err != nil || i < 0 || i >= len(t.listing.dirs) {
+		return nil, fmt.Errorf("%s: %w", p, os.ErrNotExist)
+	}
+	return t.listing.tree.Open(t.ctx, path.Join(t.listing.dirs[i].Path, name))
+}
+
+// noFiles stands where the engine's client library wants the files in the session
+// of a run. They come from the engine's own session.
+type noFiles struct{}
+
+func (noFiles) Walk(context.Context, string, fs.WalkDirFunc) error {
+	return errors.New("the session that holds the files is gone")
+}
+
+func (noFiles) Open(p string) (io.ReadCloser, error) {
+	return nil, fmt.Errorf("%s: %w", p, os.ErrNotExist)
+}
