@@ -1,0 +1,12 @@
+package daemonctl
+
+import (
+	"os/exec"
+	"syscall"
+)
+
+// detach gives the daemon a session of its own, so that it survives the terminal.
+func detach(cmd *exec.Cmd) error {
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
+	return nil
+}

@@ -1,0 +1,59 @@
+package daemonctl
+
+import (
+	"path/filepath"
+	"strings"
+)
+
+// Paths are where a daemon keeps what it has and where it listens.
+type Paths struct {
+	// State is the directory of the engine's cache, logs and locks.
+	State string
+	// Socket is the unix socket on which the daemon serves the BuildKit API, in a
+	// directory that belongs to its user alone.
+	Socket string
+}
+
+// DefaultPaths returns the paths for a user: below /var/lib and /run for root,
+// else below XDG_STATE_HOME and XDG_RUNTIME_DIR or what the XDG base directory
+// specification has in their place. getenv is usually [os.Getenv].
+func DefaultPaths(uid int, getenv func(string) string) Paths {
+	if uid == 0 {
+		return Paths{State: "/var/lib/cairn", Socket: "/run/cairn/cairnd.sock"}
+	}
+	state := getenv("XDG_STATE_HOME")
+	if state == "" {
+		state = filepath.Join(getenv("HOME"), ".local", "state")
+	}
+	p := Paths{State: filepath.Join(state, "cairn")}
+	p.Socket = filepath.Join(p.State, "run", "cairnd.sock")
+	if run := getenv("XDG_RUNTIME_DIR"); run != "" {
+		p.Socket = filepath.Join(run, "cairn", "cairnd.sock")
+	}
+	return p
+}
+
+// Address returns the address of the BuildKit API.
+func (p Paths) Address() string { return "unix://" + p.Socket }
+
+// HTTP returns the path of the socket for health, metrics and status.
+func (p Paths) HTTP() string { return p.sibling("http") }
+
+// Engine returns the path of the socket between the daemon and its engine.
+func (p Paths) Engine() string { return p.sibling("engine") }
+
+// DaemonLog and EngineLog return the paths of the logs.
+func (p Paths) DaemonLog() string { return filepath.Join(p.State, "cairnd.log") }
+
+// EngineLog returns the path of the engine's log.
+func (p Paths) EngineLog() string { return filepath.Join(p.State, "engine.log") }
+
+// Lock returns the path of the file that the one daemon of a state directory holds locked.
+func (p Paths) Lock() string { return filepath.Join(p.State, "cairnd.lock") }
+
+// startLock is held by whoever starts a daemon.
+func (p Paths) startLock() string { return filepath.Join(p.State, "start.lock") }
+
+func (p Paths) sibling(name string) string {
+	return strings.TrimSuffix(p.Socket, ".sock") + "." + name + ".sock"
+}

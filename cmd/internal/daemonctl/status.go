@@ -1,0 +1,111 @@
+package daemonctl
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"time"
+)
+
+// Protocol is the version of what cairn and the daemon say to each other. It
+// changes when an older one of the two could misunderstand a newer one.
+const Protocol = 1
+
+// Exit codes of the daemon that its callers act upon.
+const (
+	// ExitFailure is any error.
+	ExitFailure = 1
+	// ExitUsage is a wrong command line.
+	ExitUsage = 2
+	// ExitRunning says that another daemon serves the state directory.
+	ExitRunning = 3
+)
+
+// Paths of the requests that the daemon answers on its HTTP socket.
+const (
+	// StatusPath gives a [Status].
+	StatusPath = "/status"
+	// HoldPath, with POST, gives a [Status] and has the daemon stay for another idle timeout.
+	// A daemon that is about to leave answers with 503.
+	HoldPath = "/hold"
+)
+
+// Status is what a daemon tells about itself.
+type Status struct {
+	Protocol int    `json:"protocol"`
+	Version  string `json:"version"`
+	PID      int    `json:"pid"`
+	// EnginePID is 0 while no engine runs.
+	EnginePID int `json:"enginePID"`
+	// Ready says that the engine takes work.
+	Ready bool `json:"ready"`
+	// Restarts counts how often the engine was started again after it had died.
+	Restarts int `json:"restarts"`
+	// Connections are those to the BuildKit API that are open.
+	Connections int       `json:"connections"`
+	Since       time.Time `json:"since"`
+	// IdleSeconds is how long there has been no connection; 0 with one.
+	IdleSeconds float64 `json:"idleSeconds"`
+	Socket      string  `json:"socket"`
+	State       string  `json:"state"`
+}
+
+// ErrNotRunning says that no daemon answers.
+var ErrNotRunning = errors.New("no build daemon is running")
+
+// ProtocolError says that the daemon that runs belongs to another version of Cairn.
+type ProtocolError struct{ Running Status }
+
+// Error implements error.
+func (e *ProtocolError) Error() string {
+	return fmt.Sprintf("the running build daemon %s (process %d) speaks protocol %d, this cairn speaks %d",
+		e.Running.Version, e.Running.PID, e.Running.Protocol, Protocol)
+}
+
+// Hint says what to do.
+func (e *ProtocolError) Hint() string {
+	return fmt.Sprintf("end it with \"kill %d\" when no build uses it, or let it leave when idle", e.Running.PID)
+}
+
+// Ask returns the status of the daemon at p, or an error that wraps
+// [ErrNotRunning] when none answers.
+func Ask(ctx context.Context, p Paths) (Status, error) {
+	return ask(ctx, p, http.MethodGet, StatusPath)
+}
+
+func ask(ctx context.Context, p Paths, method, path string) (Status, error) {
+	c := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", p.HTTP())
+		},
+	}}
+	var s Status
+	req, err := http.NewRequestWithContext(ctx, method, "http://cairnd"+path, nil)
+	if err != nil {
+		return s, err
+	}
+	res, err := c.Do(req)
+	if err != nil {
+		return s, fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	defer res.Body.Close()
+	switch res.StatusCode {
+	case http.StatusOK:
+	case http.StatusServiceUnavailable:
+		return s, fmt.Errorf("%w: it is about to leave", ErrNotRunning)
+	default:
+		return s, fmt.Errorf("build daemon: %s %s: %s", method, path, res.Status)
+	}
+	if err := json.NewDecoder(res.Body).Decode(&s); err != nil {
+		return s, fmt.Errorf("build daemon: %s: %w", path, err)
+	}
+	if s.Protocol != Protocol {
+		return s, &ProtocolError{Running: s}
+	}
+	return s, nil
+}
