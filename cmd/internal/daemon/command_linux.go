@@ -1,0 +1,138 @@
+package daemon
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/signal"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
+)
+
+// Main runs cairnd with its arguments and returns the exit code: one of those
+// that [daemonctl] names, or 0.
+func Main(args []string, version string, stdout, stderr io.Writer) int {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM, os.Interrupt)
+	defer stop()
+	usage := true
+	cmd := newCommand(version, func() { usage = false })
+	cmd.SetArgs(args)
+	cmd.SetOut(stdout)
+	cmd.SetErr(stderr)
+	err := cmd.ExecuteContext(ctx)
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintf(stderr, "cairnd: %v\n", err)
+	switch {
+	case usage:
+		return daemonctl.ExitUsage
+	case errors.Is(err, ErrRunning):
+		return daemonctl.ExitRunning
+	default:
+		return daemonctl.ExitFailure
+	}
+}
+
+// newCommand returns the root command; parsed is called when the command line was found right.
+func newCommand(version string, parsed func()) *cobra.Command {
+	root := &cobra.Command{
+		Use: "cairnd", Short: "The build daemon of Cairn", Version: version,
+		SilenceErrors: true, SilenceUsage: true,
+		PersistentPreRun: func(*cobra.Command, []string) { parsed() },
+	}
+	paths := daemonctl.DefaultPaths(os.Geteuid(), os.Getenv)
+	root.PersistentFlags().StringVar(&paths.State, "state", paths.State, "directory of the engine's cache, logs and locks")
+	root.PersistentFlags().StringVar(&paths.Socket, "socket", paths.Socket, "unix socket of the BuildKit API")
+	root.AddCommand(serveCommand(version, &paths), engineCommandLine(&paths), statusCommand(&paths), versionCommand(version))
+	return root
+}
+
+func serveCommand(version string, paths *daemonctl.Paths) *cobra.Command {
+	c := Config{Version: version}
+	var readyFD int
+	cmd := &cobra.Command{
+		Use: "serve", Short: "Serve builds until nobody needs it", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			exe, err := os.Executable()
+			if err != nil {
+				return err
+			}
+			c.Paths, c.Executable, c.Ready = *paths, exe, readyOn(readyFD)
+			c.Log = func(format string, args ...any) {
+				fmt.Fprintf(cmd.ErrOrStderr(), time.Now().UTC().Format(time.RFC3339)+" "+format+"\n", args...)
+			}
+			return Serve(cmd.Context(), c)
+		},
+	}
+	cmd.Flags().DurationVar(&c.IdleTimeout, "idle-timeout", 10*time.Minute, "leave after this time without a connection; 0 for never")
+	engineFlags(cmd, &c.Network, &c.KeepBytes, &readyFD)
+	return cmd
+}
+
+func engineCommandLine(paths *daemonctl.Paths) *cobra.Command {
+	var c EngineConfig
+	var readyFD int
+	cmd := &cobra.Command{
+		Use: "engine", Short: "Run the build engine; serve does this", Args: cobra.NoArgs, Hidden: true,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			c.State, c.Socket, c.Ready, c.Life = paths.State, paths.Socket, readyOn(readyFD), cmd.InOrStdin()
+			return RunEngine(cmd.Context(), c)
+		},
+	}
+	engineFlags(cmd, &c.Network, &c.KeepBytes, &readyFD)
+	return cmd
+}
+
+func engineFlags(cmd *cobra.Command, network *string, keep *int64, readyFD *int) {
+	cmd.Flags().StringVar(network, "network", "auto", "network of commands: auto, host or cni")
+	cmd.Flags().Int64Var(keep, "keep-bytes", 0, "bytes that the engine's cache may hold; 0 to go by the size of the volume")
+	cmd.Flags().IntVar(readyFD, "ready-fd", 0, "file descriptor to write to when ready")
+	// The flag exists: it was defined above.
+	_ = cmd.Flags().MarkHidden("ready-fd")
+}
+
+// readyOn returns what tells the parent process, through an inherited pipe, that this one is ready.
+func readyOn(fd int) func() {
+	if fd == 0 {
+		return func() {}
+	}
+	f := os.NewFile(uintptr(fd), "ready")
+	return func() {
+		// A parent that does not listen any more does not need to know.
+		_, _ = f.Write([]byte{'\n'})
+		_ = f.Close()
+	}
+}
+
+func statusCommand(paths *daemonctl.Paths) *cobra.Command {
+	return &cobra.Command{
+		Use: "status", Short: "Show the status of the running daemon as JSON", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			s, err := daemonctl.Ask(cmd.Context(), *paths)
+			if err != nil {
+				return err
+			}
+			e := json.NewEncoder(cmd.OutOrStdout())
+			e.SetIndent("", "  ")
+			return e.Encode(s)
+		},
+	}
+}
+
+func versionCommand(version string) *cobra.Command {
+	return &cobra.Command{
+		Use: "version", Short: "Show the version", Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			_, err := fmt.Fprintln(cmd.OutOrStdout(), version)
+			return err
+		},
+	}
+}

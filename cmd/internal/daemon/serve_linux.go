@@ -1,0 +1,207 @@
+package daemon
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/gofrs/flock"
+	"github.com/moby/sys/userns"
+	"golang.org/x/sync/errgroup"
+
+	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
+)
+
+// Config of a daemon.
+type Config struct {
+	Paths daemonctl.Paths
+	// IdleTimeout is how long the daemon stays without a connection; 0 for ever.
+	IdleTimeout time.Duration
+	// KeepBytes is how much the engine's cache may hold; 0 leaves BuildKit's
+	// choice, which follows the size of the volume.
+	KeepBytes int64
+	// Network is how commands reach the network: auto, host or cni.
+	Network string
+	// Version is reported to clients.
+	Version string
+	// Executable is the program that runs the engine: cairnd itself.
+	Executable string
+	// Ready is called once, when the engine takes work.
+	Ready func()
+	// Log takes one line for people.
+	Log func(format string, args ...any)
+}
+
+// ErrRunning says that another daemon serves the state directory.
+var ErrRunning = errors.New("another cairnd serves this state directory")
+
+// drainTime is how long connections may last after the daemon was told to end.
+const drainTime = 10 * time.Second
+
+// Serve runs a daemon until ctx ends, it has been idle for long enough (both
+// give nil), or its engine cannot be kept running.
+func Serve(ctx context.Context, c Config) error {
+	if err := preflight(); err != nil {
+		return err
+	}
+	if err := makeDirs(c.Paths); err != nil {
+		return err
+	}
+	lock := flock.New(c.Paths.Lock())
+	locked, err := lock.TryLock()
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	if !locked {
+		return fmt.Errorf("%w: %s", ErrRunning, c.Paths.State)
+	}
+	log, err := openRotating(c.Paths.EngineLog(), maxEngineLog)
+	if err != nil {
+		return err
+	}
+	defer log.Close()
+
+	d := &daemon{
+		config: c, usage: newUsage(time.Now()),
+		engine: newSupervisor(engineCommand(c), log, c.Paths.EngineLog(), c.Log),
+	}
+	d.metrics = newMetrics(d)
+	err = d.run(ctx)
+	if errors.Is(err, errIdle) {
+		c.Log("leaving: no connection for %v", c.IdleTimeout)
+		return nil
+	}
+	return err
+}
+
+// preflight finds out early, and says well, what the engine would only fail on later.
+func preflight() error {
+	if os.Geteuid() != 0 {
+		return errors.New("cairnd needs root, or the mapped root of a user namespace: run \"rootlesskit cairnd serve\"")
+	}
+	if _, err := exec.LookPath("runc"); err != nil {
+		return errors.New("runc is not on PATH: install the package runc of your distribution")
+	}
+	return nil
+}
+
+// makeDirs makes the directories and refuses one for the socket that others could write to.
+func makeDirs(p daemonctl.Paths) error {
+	dir := filepath.Dir(p.Socket)
+	for _, d := range []string{p.State, dir} {
+		if err := os.MkdirAll(d, 0o700); err != nil {
+			return err
+		}
+	}
+	fi, err := os.Stat(dir)
+	if err != nil {
+		return err
+	}
+	st, ok := fi.Sys().(*syscall.Stat_t)
+	if !ok || int(st.Uid) != os.Geteuid() || fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s must belong to the user of the daemon and be writable for no one else", dir)
+	}
+	return nil
+}
+
+// daemon is one serving process.
+type daemon struct {
+	config  Config
+	usage   *usage
+	engine  *supervisor
+	metrics *metrics
+}
+
+// run holds the parts together: any of them that ends, ends all.
+func (d *daemon) run(ctx context.Context) error {
+	api, err := listen(d.config.Paths.Socket)
+	if err != nil {
+		return err
+	}
+	defer api.Close()
+	web, err := listen(d.config.Paths.HTTP())
+	if err != nil {
+		return err
+	}
+	defer web.Close()
+
+	// The engine outlives ctx by the time that its connections are given to end.
+	engineCtx, stopEngine := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopEngine()
+	g, ctx := errgroup.WithContext(ctx)
+	g.Go(func() error { return d.engine.run(engineCtx) })
+	g.Go(func() error { return d.proxy(engineCtx, api) })
+	server := &http.Server{Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second}
+	g.Go(func() error {
+		if err := server.Serve(web); !errors.Is(err, http.ErrServerClosed) {
+			return err
+		}
+		return nil
+	})
+	g.Go(func() error { return d.usage.awaitIdle(ctx, d.config.IdleTimeout) })
+	g.Go(func() error {
+		if _, err := d.engine.awaitReady(ctx); err == nil && d.config.Ready != nil {
+			d.config.Ready()
+		}
+		return nil
+	})
+	g.Go(func() error {
+		<-ctx.Done()
+		d.usage.leave()
+		_ = api.Close() // no new connections; proxy sees it
+		drained := d.usage.drained(engineCtx, drainTime)
+		stopEngine()
+		return errors.Join(drained, server.Shutdown(context.WithoutCancel(engineCtx)))
+	})
+	return g.Wait()
+}
+
+// listen makes a unix socket for this user in the place of one that a daemon
+// has left behind. The caller holds the lock that says that none runs.
+func listen(path string) (net.Listener, error) {
+	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
+		return nil, err
+	}
+	l, err := net.Listen("unix", path)
+	if err != nil {
+		return nil, fmt.Errorf("listen on %s: %w", path, err)
+	}
+	if err := os.Chmod(path, 0o600); err != nil {
+		return nil, errors.Join(err, l.Close())
+	}
+	return &ownListener{Listener: l, uid: os.Geteuid()}, nil
+}
+
+// engineCommand returns what makes the command of the engine, whose containers and
+// mounts end with it: it gets a mount namespace and, where that is allowed, a
+// process namespace of its own.
+func engineCommand(c Config) func(ctx context.Context) *exec.Cmd {
+	args := []string{
+		"engine", "--state", c.Paths.State, "--socket", c.Paths.Engine(),
+		"--network", c.Network, "--keep-bytes", fmt.Sprint(c.KeepBytes), "--ready-fd", "3",
+	}
+	attr := syscall.SysProcAttr{
+		Setpgid: true, Pdeathsig: syscall.SIGTERM, Unshareflags: syscall.CLONE_NEWNS,
+	}
+	if !userns.RunningInUserNS() {
+		attr.Cloneflags = syscall.CLONE_NEWPID
+	}
+	return func(ctx context.Context) *exec.Cmd {
+		cmd := exec.CommandContext(ctx, c.Executable, args...)
+		own := attr
+		cmd.SysProcAttr = &own
+		// Whoever reads the log of a command wants all of it.
+		cmd.Env = append(os.Environ(), "BUILDKIT_STEP_LOG_MAX_SIZE=-1", "BUILDKIT_STEP_LOG_MAX_SPEED=-1")
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		cmd.WaitDelay = 5 * time.Second
+		return cmd
+	}
+}
