@@ -14,6 +14,7 @@ import (
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/assemble"
 	"github.com/cairnbuild/cairn/stages/engine"
+	"github.com/cairnbuild/cairn/stages/source"
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/synchronization"
 )
@@ -67,6 +68,8 @@ type Options struct {
 	Parallel int
 	// Observer may be nil.
 	Observer Observer
+	// Delta is the ledger's Δ; 0 means [synchronization.DefaultDelta].
+	Delta time.Duration
 	// KeepLocal has a run whose ledger cannot be reached make what is missing and
 	// keep it in the Pad, unpublished.
 	KeepLocal bool
@@ -115,11 +118,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	if o.Observer == nil {
 		o.Observer = silent{}
 	}
-	r := newRun(o)
-	err = r.all(ctx, root)
-	if closing := r.ledger.close(ctx); err == nil {
-		err = closing
+	if o.Delta == 0 {
+		o.Delta = synchronization.DefaultDelta
 	}
+	r := newRun(o)
+	err = errors.Join(r.all(ctx, root), r.closeFiles())
+	r.ledger.close(ctx)
 	rep := r.report(root)
 	if err != nil && len(rep.Kept) > 0 {
 		err = &KeptError{Kept: rep.Kept, Err: err}
@@ -135,16 +139,21 @@ type run struct {
 	pad    Pad
 	slots  chan struct{}
 	marked onceErr
+	// spawn runs a function under the run's own context: what one stage asks for
+	// must not end with that stage's hold on its entry.
+	spawn func(func(ctx context.Context) error)
+	// order are the stages as the plan lists them.
+	order []stages.Digest
 
-	mu    sync.Mutex
-	nodes map[stages.Digest]*node
-	group *errgroup.Group
+	mu     sync.Mutex
+	nodes  map[stages.Digest]*node
+	reader *source.Reader // opened when the engine first asks for files
 }
 
 func newRun(o Options) *run {
 	r := &run{
 		Options: o,
-		ledger:  &ledger{open: o.Ledger, storage: o.Storage.Address()},
+		ledger:  &ledger{open: o.Ledger, storage: o.Storage.Address(), sticky: o.KeepLocal},
 		engine:  &engineSlot{start: o.Engine},
 		slots:   make(chan struct{}, max(1, o.Parallel)),
 		nodes:   make(map[stages.Digest]*node),
@@ -170,12 +179,39 @@ func (r *run) add(s *stages.Stage, label string) {
 		return
 	}
 	r.nodes[s.Digest] = newNode(s, label)
+	r.order = append(r.order, s.Digest)
 	for _, need := range s.Needs() {
 		r.add(need, label)
 	}
 }
 
-func (r *run) node(s *stages.Stage) *node { return r.nodes[s.Digest] }
+func (r *run) node(s *stages.Stage) *node { return r.at(s.Digest) }
+
+func (r *run) at(d stages.Digest) *node {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return r.nodes[d]
+}
+
+// files returns the reader of single files that all jobs of the run share. An
+// engine may read a job's files again for a later job that continues it.
+func (r *run) files() *source.Reader {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reader == nil {
+		r.reader = r.Files.Reader()
+	}
+	return r.reader
+}
+
+func (r *run) closeFiles() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.reader == nil {
+		return nil
+	}
+	return r.reader.Close()
+}
 
 // all answers a build that exists already with one request, and makes what is
 // missing otherwise.
@@ -188,17 +224,21 @@ func (r *run) all(ctx context.Context, root stages.Digest) error {
 		return err
 	}
 	group, gctx := errgroup.WithContext(ctx)
-	r.group = group
+	r.spawn = func(f func(context.Context) error) { group.Go(func() error { return f(gctx) }) }
 	for _, img := range r.Plan.Images {
-		r.ensure(gctx, r.node(img.Final()))
+		r.ensure(r.node(img.Final()))
 	}
 	if err := group.Wait(); err != nil {
 		return cause(ctx, err)
 	}
-	if len(r.keptStages()) > 0 {
+	if r.anyLocal() {
 		return nil // not all names exist, so there is nothing that an index could list
 	}
 	return r.publishBuild(ctx, root)
+}
+
+func (r *run) anyLocal() bool {
+	return slices.ContainsFunc(r.order, func(d stages.Digest) bool { return r.at(d).isLocal() })
 }
 
 // cause prefers the reason for which a run was cancelled to the news that it was.

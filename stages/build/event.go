@@ -9,9 +9,10 @@ import (
 // Result says how a stage came to be there.
 type Result string
 
-// Results of a stage. The empty result means that nobody needed to look.
+// Results of a stage. The empty result, in a report, is that of a stage which a
+// failed run did not come to the end of.
 const (
-	// ResultCached: it was published before this run.
+	// ResultCached: it was published before this run, or what stands on it was.
 	ResultCached Result = "cached"
 	// ResultAdopted: another runner published it while this run wanted to, or it
 	// came from the secondary storage.

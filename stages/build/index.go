@@ -38,7 +38,7 @@ func (r *run) findBuild(ctx context.Context, root stages.Digest) (bool, error) {
 	}
 	idx, err := m.Index()
 	if err != nil {
-		return false, err
+		return false, r.foreignIndex(root, "it is none: %w", err)
 	}
 	if len(idx.Manifests) != len(r.Plan.Images) {
 		return false, r.foreignIndex(root, "it lists %d images and not %d", len(idx.Manifests), len(r.Plan.Images))
@@ -46,9 +46,14 @@ func (r *run) findBuild(ctx context.Context, root stages.Digest) (bool, error) {
 	for i, img := range r.Plan.Images {
 		d := idx.Manifests[i]
 		if d.Annotations[stageKey] != img.Final().Digest.String() {
-			return false, r.foreignIndex(root, "image %q is stage %s in it", img.Name, d.Annotations[stageKey])
+			return false, r.foreignIndex(root, "image %q is stage %q in it", img.Name, d.Annotations[stageKey])
 		}
-		r.published(r.node(img.Final()), storage.Manifest{Descriptor: d}, ResultCached)
+		if err := d.Digest.Validate(); err != nil {
+			return false, r.foreignIndex(root, "image %q is manifest %q in it: %w", img.Name, d.Digest, err)
+		}
+	}
+	for i, img := range r.Plan.Images {
+		r.published(r.node(img.Final()), storage.Manifest{Descriptor: idx.Manifests[i]}, ResultCached)
 	}
 	return true, nil
 }
@@ -63,8 +68,11 @@ func (r *run) foreignIndex(root stages.Digest, why string, args ...any) error {
 // publishBuild gives the build its index. It is the same whoever writes it, so
 // it needs no lock. An image for several platforms has one of its own as well.
 func (r *run) publishBuild(ctx context.Context, root stages.Digest) error {
-	if err := r.publishIndex(ctx, root, r.Plan.Images); err != nil {
+	if err := r.checkOwner(ctx); err != nil {
 		return err
+	}
+	if err := r.publishIndex(ctx, root, r.Plan.Images); err != nil {
+		return fmt.Errorf("index of the build: %w", err)
 	}
 	for name, platforms := range byName(r.Plan.Images) {
 		if len(platforms) < 2 || len(platforms) == len(r.Plan.Images) {

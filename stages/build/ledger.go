@@ -2,20 +2,30 @@ package build
 
 import (
 	"context"
+	"errors"
 	"sync"
+	"time"
 
 	"github.com/cairnbuild/cairn/synchronization"
 )
+
+// leaving bounds the end of a session.
+const leaving = 10 * time.Second
 
 // ledger opens the project's ledger when the first entry is needed, and keeps
 // the run's session in it.
 type ledger struct {
 	open    func(ctx context.Context) (*synchronization.Ledger, error)
 	storage string
+	// sticky has a ledger that is away stay away for the rest of the run: what was
+	// made meanwhile stays local, and so does all that stands on it.
+	sticky bool
 
 	mu   sync.Mutex
+	away error
 	l    *synchronization.Ledger
 	sess *synchronization.Session
+	end  context.CancelFunc // of the context that sess lives in
 }
 
 // session returns the session of this run. It fails with
@@ -26,15 +36,36 @@ func (h *ledger) session(ctx context.Context) (*synchronization.Session, error) 
 	if h.sess != nil {
 		return h.sess, nil
 	}
-	if err := h.bound(ctx); err != nil {
-		return nil, err
+	if h.away != nil {
+		return nil, h.away
 	}
-	s, err := h.l.Join(ctx)
+	err := h.bound(ctx)
+	if err == nil {
+		err = h.join(ctx)
+	}
+	if h.sticky && errors.Is(err, synchronization.ErrUnavailable) {
+		h.away = err
+	}
+	return h.sess, err
+}
+
+// join begins a session. It outlives ctx, for a cancelled run still finishes what
+// is decided; only the attempt to join ends with ctx.
+func (h *ledger) join(ctx context.Context) error {
+	life, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
+	s, err := h.l.Join(life)
 	if err != nil {
-		return nil, err
+		stop()
+		cancel(nil)
+		return err
 	}
-	h.sess = s
-	return s, nil
+	h.sess, h.end = s, func() { cancel(nil) }
+	if !stop() {
+		h.leave(ctx)
+		return context.Cause(ctx)
+	}
+	return nil
 }
 
 func (h *ledger) bound(ctx context.Context) error {
@@ -70,28 +101,31 @@ func (h *ledger) identity(ctx context.Context) (string, error) {
 	return h.l.UID(ctx)
 }
 
-// rejoin drops a lost session, so that the next step begins a new one.
-func (h *ledger) rejoin() {
+// rejoin ends a lost session, so that the next step begins a new one. Its record
+// goes, so that nobody waits for the end of its time, this run least of all.
+func (h *ledger) rejoin(ctx context.Context) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if h.sess != nil && h.sess.Context().Err() != nil {
-		h.sess = nil
+		h.leave(ctx)
 	}
 }
 
 // close ends the session. Entries that were not decided become free at once.
-func (h *ledger) close(ctx context.Context) error {
+func (h *ledger) close(ctx context.Context) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.sess == nil {
-		return nil
+	if h.sess != nil {
+		h.leave(ctx)
 	}
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishing)
+}
+
+// leave ends the session, whatever becomes of ctx. An error is of no use: the
+// renewals have ended, so others will find the session dead in any case.
+func (h *ledger) leave(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaving)
 	defer cancel()
-	s := h.sess
-	h.sess = nil
-	if s.Context().Err() != nil {
-		return nil // lost: nothing of it is left to end
-	}
-	return s.Close(ctx)
+	_ = h.sess.Close(ctx)
+	h.end()
+	h.sess, h.end = nil, nil
 }

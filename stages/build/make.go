@@ -9,12 +9,10 @@ import (
 	"sync"
 
 	"github.com/opencontainers/go-digest"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/assemble"
 	"github.com/cairnbuild/cairn/stages/engine"
-	"github.com/cairnbuild/cairn/storage"
 )
 
 // How many layers the files of one stage may become. Together the four command
@@ -27,35 +25,68 @@ const (
 // engineTries is how often a job is given to an engine that dies under it.
 const engineTries = 3
 
+// generation is what sets a stage that is made anew apart from the one that was
+// deleted: the manifest that it must not have, and a mark for equal bytes.
+type generation struct {
+	avoid digest.Digest
+	mark  string
+}
+
 // candidateFor makes n, or finds it in the local cache, where an earlier run
 // kept it. What it is built upon is ready.
-func (r *run) candidateFor(ctx context.Context, n *node) (*candidate, error) {
-	began := r.Now()
-	defer func() { n.spent(r.Now().Sub(began)) }()
-	if kept := r.fromPad(ctx, n); kept != nil {
-		same, err := r.sameBasis(ctx, n, kept.basis)
+func (r *run) candidateFor(ctx context.Context, n *node, gen generation) (*candidate, error) {
+	cand, err := r.madeBefore(ctx, n, gen)
+	if err != nil {
+		return nil, err
+	}
+	if cand == nil {
+		if cand, err = r.make(ctx, n); err != nil {
+			return nil, err
+		}
+		if cand.image.Manifest().Descriptor.Digest == gen.avoid {
+			// Equal bytes were deleted, and a late deletion could still hit them.
+			cand.image = cand.image.WithGeneration(gen.mark)
+		}
+		if err := r.keepInPad(ctx, n, cand); err != nil {
+			return nil, err
+		}
+	}
+	n.made(cand)
+	return cand, nil
+}
+
+// madeBefore returns what this run or an earlier one made of n, where it still
+// stands on what is published; nil when there is nothing. What was withdrawn does
+// not come back.
+func (r *run) madeBefore(ctx context.Context, n *node, gen generation) (*candidate, error) {
+	n.mu.Lock()
+	mine := n.candidate
+	n.mu.Unlock()
+	for _, c := range []*candidate{mine, r.fromPad(ctx, n)} {
+		if c == nil || c.image.Manifest().Descriptor.Digest == gen.avoid {
+			continue
+		}
+		same, err := r.sameBasis(ctx, n, c.basis)
 		if err != nil {
 			return nil, err
 		}
 		if same {
-			return kept, nil
+			return c, nil
 		}
 	}
-	cand, err := r.make(ctx, n)
-	if err != nil {
-		return nil, err
-	}
-	if err := r.keepInPad(ctx, n, cand); err != nil {
-		return nil, err
-	}
+	return nil, nil
+}
+
+// made makes a candidate known to what stands on n.
+func (n *node) made(c *candidate) {
 	n.mu.Lock()
-	first := n.candidate == nil
-	n.candidate = cand
-	n.mu.Unlock()
-	if first && cand.job != nil {
+	defer n.mu.Unlock()
+	n.candidate = c
+	n.inPad = c.origin == ""
+	if c.job != nil && !n.hasRun {
+		n.hasRun = true
 		close(n.ran)
 	}
-	return cand, nil
 }
 
 // make makes n in the way that its kind asks for.
@@ -73,6 +104,7 @@ func (r *run) make(ctx context.Context, n *node) (*candidate, error) {
 
 // makeBase takes a base image over.
 func (r *run) makeBase(ctx context.Context, n *node) (*candidate, error) {
+	defer r.timed(n)()
 	r.phase(n, PhaseRunning, "")
 	rec := &n.stage.Recipe
 	cand := &candidate{basis: []digest.Digest{}, result: ResultAssembled}
@@ -102,6 +134,7 @@ func (r *run) makeSource(ctx context.Context, n *node) (*candidate, error) {
 		return nil, err
 	}
 	defer r.free()
+	defer r.timed(n)()
 	below, _, err := r.base(ctx, r.node(n.stage.Parent))
 	if err != nil {
 		return nil, err
@@ -176,6 +209,7 @@ func (r *run) inSlot(ctx context.Context, n *node, chained bool) (*candidate, er
 		return nil, err
 	}
 	defer r.free()
+	defer r.timed(n)()
 	return r.runJob(ctx, n, chained)
 }
 
@@ -218,7 +252,6 @@ func (r *run) runJob(ctx context.Context, n *node, chained bool) (*candidate, er
 		return nil, err
 	}
 	cand.job, cand.ran, cand.gen, cand.result = j.job, res, gen, ResultBuilt
-
 	return cand, nil
 }
 
@@ -292,18 +325,18 @@ func (j *jobMaker) parent(ctx context.Context) error {
 		j.job.After = cand.job
 		return nil
 	}
-	j.job.Parent = j.image(img)
+	j.job.Parent = j.image(j.node.stage.Parent, img)
 	return nil
 }
 
 // image hands an image to the engine. An image without layers is nothing to
 // begin from.
-func (r *run) image(img *assemble.Image) *engine.Image {
+func (r *run) image(s *stages.Stage, img *assemble.Image) *engine.Image {
 	if len(img.Layers()) == 0 {
 		return nil
 	}
 	m := img.Manifest()
-	return &engine.Image{Manifest: m.Descriptor, Bytes: m.Bytes, Config: img.ConfigBlob(), Blobs: r.blobs()}
+	return &engine.Image{Manifest: m.Descriptor, Bytes: m.Bytes, Config: img.ConfigBlob(), Blobs: r.blobsOf(s)}
 }
 
 // place makes the layers of the files that the commands need, and gives the
@@ -317,7 +350,7 @@ func (j *jobMaker) place(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if j.job.Files, err = newTree(ctx, j.Files, dirs, placed); err != nil {
+	if j.job.Files, err = newTree(ctx, j.Files, j.run.files(), dirs, placed); err != nil {
 		return err
 	}
 	j.files, err = assemble.SourceLayers(ctx, j.Files, j.pad, s, j.below, commandFileLayers)
@@ -339,7 +372,7 @@ func (j *jobMaker) copy(ctx context.Context, i int) error {
 	}
 	if cand != nil {
 		c.FromJob = cand.job
-	} else if c.From = j.image(img); c.From == nil {
+	} else if c.From = j.image(j.node.stage.ImportFrom[i], img); c.From == nil {
 		return fmt.Errorf("import of %s: its image is empty", im.Add)
 	}
 	j.basis = append(j.basis, img.Manifest().Descriptor.Digest)
@@ -368,22 +401,6 @@ func (j *jobMaker) progress(e engine.Event) {
 	if e.Kind == engine.Log {
 		j.tell(Event{Image: j.node.label, Stage: j.node.stage, Line: e.Line})
 	}
-}
-
-// blobs reads from the local cache what is there, and the rest from the storage.
-func (r *run) blobs() engine.Blobs { return padFirst{r.pad, r.Storage} }
-
-type padFirst struct {
-	pad  Pad
-	rest storage.Fetcher
-}
-
-// Blob implements [engine.Blobs].
-func (p padFirst) Blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
-	if ok, err := p.pad.HasBlob(ctx, d); err == nil && ok {
-		return p.pad.Blob(ctx, d)
-	}
-	return p.rest.Blob(ctx, d)
 }
 
 // engineSlot starts the engine when the first stage needs it, and again after it died.

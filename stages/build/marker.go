@@ -59,17 +59,35 @@ func (r *run) checkMarker(ctx context.Context) error {
 	})
 }
 
+// checkOwner is the part of checkMarker that needs no ledger, for a run that has
+// found all stages and only names the build.
+func (r *run) checkOwner(ctx context.Context) error {
+	return r.marked.do(func() error {
+		m, err := r.Storage.Manifest(ctx, storage.ProjectTag)
+		if errors.Is(err, storage.ErrNotFound) {
+			return nil // it comes with the next stage
+		}
+		if err != nil {
+			return err
+		}
+		return r.compareMarker(m, "")
+	})
+}
+
+// compareMarker compares a marker with what this run is; a ledger that is "" is
+// not compared.
 func (r *run) compareMarker(m storage.Manifest, ledger string) error {
 	img, err := m.Image()
 	if err != nil {
-		return err
+		return fmt.Errorf("the marker of storage %s: %w", r.Storage.Address(), err)
 	}
 	for _, c := range []struct{ what, key, ours string }{
 		{"format", markerFormat, strconv.Itoa(storageFormat)},
 		{"project", markerProject, r.Plan.Project},
 		{"ledger", markerLedger, ledger},
 	} {
-		if theirs := img.Annotations[c.key]; theirs != c.ours {
+		theirs := img.Annotations[c.key]
+		if theirs != c.ours && c.ours != "" {
 			return &ForeignStorageError{Storage: r.Storage.Address(), What: c.what, Theirs: theirs, Ours: c.ours}
 		}
 	}

@@ -2,8 +2,10 @@ package build
 
 import (
 	"context"
+	"errors"
+	"fmt"
 	"sync"
-	"time"
+	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -19,21 +21,29 @@ import (
 type node struct {
 	stage *stages.Stage
 	label string
+	// renewals is how often a stage was seen and then found deleted by this run.
+	renewals int
 
 	start sync.Once
+	begin atomic.Bool
 	// ran is closed when commands have run here, before the result is published:
 	// the next stage can go on from the engine's state. done is closed at the end.
 	ran, done chan struct{}
+	hasRun    bool // ran is closed; under mu
 
 	mu        sync.Mutex
 	candidate *candidate       // set before ran is closed
-	manifest  storage.Manifest // set before done is closed, without bytes where only the build index was read
-	image     *assemble.Image  // the published image, loaded when first needed
+	manifest  storage.Manifest // set before done is closed
 	result    Result
 	seconds   float64
 	pushed    int64
-	kept      bool
-	err       error
+	// inPad: what was made lies in the local cache and is not published. local:
+	// that is how the run leaves it, for want of a ledger.
+	inPad, local bool
+	err          error
+
+	loading sync.Mutex      // held while image is read
+	image   *assemble.Image // the published image, loaded when first needed
 }
 
 // candidate is a result that is not decided yet.
@@ -60,16 +70,13 @@ func newNode(s *stages.Stage, label string) *node {
 }
 
 // ensure has n brought, once.
-func (r *run) ensure(ctx context.Context, n *node) {
+func (r *run) ensure(n *node) {
 	n.start.Do(func() {
-		r.group.Go(func() error {
+		n.begin.Store(true)
+		r.spawn(func(ctx context.Context) error {
 			err := r.bring(ctx, n)
 			if err != nil {
-				err = n.wrap(err)
-				n.mu.Lock()
-				n.err = err
-				n.mu.Unlock()
-				r.tell(Event{Image: n.label, Stage: n.stage, Phase: PhaseFailed, Err: err})
+				err = r.failed(n, err)
 			}
 			close(n.done)
 			return err
@@ -77,13 +84,26 @@ func (r *run) ensure(ctx context.Context, n *node) {
 	})
 }
 
-// wrap names the stage in an error once.
-func (n *node) wrap(err error) error {
-	if _, ok := err.(*StageError); ok { //nolint:errorlint // only the outermost error counts
-		return err
+// failed ends n with an error, which names the stage where it arose. What stands
+// on that stage, or was cancelled because of it, has failed only for its sake:
+// nobody is told of that a second time.
+func (r *run) failed(n *node, err error) error {
+	var at *StageError
+	if !errors.As(err, &at) {
+		at = &StageError{Image: n.label, Stage: n.stage, Err: err}
+		err = at
 	}
-	return &StageError{Image: n.label, Stage: n.stage, Err: err}
+	n.mu.Lock()
+	n.err = err
+	n.mu.Unlock()
+	if at.Stage == n.stage {
+		r.tell(Event{Image: n.label, Stage: n.stage, Phase: PhaseFailed, Err: err})
+	}
+	return err
 }
+
+// begun reports whether anybody has asked for n yet.
+func (n *node) begun() bool { return n.begin.Load() }
 
 func (r *run) tell(e Event) {
 	e.Time = r.Now()
@@ -97,9 +117,17 @@ func (r *run) phase(n *node, p Phase, detail string) {
 // published ends n with the manifest that the storage shows.
 func (r *run) published(n *node, m storage.Manifest, res Result) {
 	n.mu.Lock()
-	n.manifest, n.result = m, res
+	n.manifest, n.result, n.inPad = m, res, false
 	n.mu.Unlock()
 	r.tell(Event{Image: n.label, Stage: n.stage, Phase: PhaseDone, Result: res})
+}
+
+// endLocally ends n with a result that stays unpublished.
+func (r *run) endLocally(n *node, c *candidate) {
+	n.mu.Lock()
+	n.local, n.result = true, c.result
+	n.mu.Unlock()
+	r.tell(Event{Image: n.label, Stage: n.stage, Phase: PhaseDone, Result: c.result})
 }
 
 // publishedDigest returns what n was published as, "" when it is not.
@@ -109,8 +137,22 @@ func (n *node) publishedDigest() digest.Digest {
 	return n.manifest.Descriptor.Digest
 }
 
+// standing returns what a child of n is made from when n is done: its published
+// manifest, or the one that stays here.
+func (n *node) standing() digest.Digest {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.local {
+		return n.candidate.image.Manifest().Descriptor.Digest
+	}
+	return n.manifest.Descriptor.Digest
+}
+
 // ready waits until a child of n can be made: n has run here or is published.
 func (n *node) ready(ctx context.Context) error {
+	if n.isDone() {
+		return n.failure() // also when it has run and could not be published
+	}
 	select {
 	case <-n.ran:
 		return nil
@@ -140,11 +182,11 @@ func (n *node) isDone() bool {
 	}
 }
 
-// isKept reports whether n was made but stays unpublished.
-func (n *node) isKept() bool {
+// isLocal reports whether n was made and the run leaves it unpublished.
+func (n *node) isLocal() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.kept
+	return n.local
 }
 
 func (n *node) failure() error {
@@ -159,7 +201,7 @@ func (r *run) base(ctx context.Context, n *node) (*assemble.Image, *candidate, e
 	n.mu.Lock()
 	c := n.candidate
 	n.mu.Unlock()
-	if c != nil && (!n.isDone() || n.isKept() || c.image.Manifest().Descriptor.Digest == n.publishedDigest()) {
+	if c != nil && (!n.isDone() || n.isLocal() || c.image.Manifest().Descriptor.Digest == n.publishedDigest()) {
 		return c.image, c, nil
 	}
 	img, err := r.loaded(ctx, n)
@@ -168,21 +210,20 @@ func (r *run) base(ctx context.Context, n *node) (*assemble.Image, *candidate, e
 
 // loaded returns the published image of n.
 func (r *run) loaded(ctx context.Context, n *node) (*assemble.Image, error) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
+	n.loading.Lock()
+	defer n.loading.Unlock()
 	if n.image != nil {
 		return n.image, nil
 	}
+	n.mu.Lock()
 	m := n.manifest
-	if m.Bytes == nil {
-		var err error
-		if m, err = r.Storage.Manifest(ctx, m.Descriptor.Digest.String()); err != nil {
-			return nil, err
-		}
-	}
+	n.mu.Unlock()
 	img, err := assemble.Load(ctx, r.Storage, m)
-	n.manifest, n.image = m, img
-	return img, err
+	if err != nil {
+		return nil, fmt.Errorf("stage %s: %w", n.stage.Name(), err)
+	}
+	n.image = img
+	return img, nil
 }
 
 func (n *node) report() StageReport {
@@ -192,42 +233,30 @@ func (n *node) report() StageReport {
 	if d := n.manifest.Descriptor.Digest; d != "" {
 		s.Manifest = &d
 	}
-	if s.Result == "" {
-		// Nobody had to look: what stands on it exists.
-		s.Result = ResultCached
-	}
 	return s
 }
 
-func (n *node) spent(d time.Duration) {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.seconds += d.Seconds()
+// timed begins to count the time that is spent on n, and returns what ends it.
+func (r *run) timed(n *node) func() {
+	began := r.Now()
+	return func() {
+		d := r.Now().Sub(began)
+		n.mu.Lock()
+		defer n.mu.Unlock()
+		n.seconds += d.Seconds()
+	}
 }
 
+// keptStages returns the stages whose results wait in the local cache.
 func (r *run) keptStages() []stages.Digest {
 	var out []stages.Digest
-	for _, img := range r.Plan.Images {
-		for _, s := range img.Stages {
-			n := r.node(s)
-			n.mu.Lock()
-			if n.kept {
-				out = append(out, s.Digest)
-			}
-			n.mu.Unlock()
-		}
-	}
-	return dedupe(out)
-}
-
-func dedupe(ds []stages.Digest) []stages.Digest {
-	seen := make(map[stages.Digest]bool)
-	var out []stages.Digest
-	for _, d := range ds {
-		if !seen[d] {
-			seen[d] = true
+	for _, d := range r.order {
+		n := r.at(d)
+		n.mu.Lock()
+		if n.inPad {
 			out = append(out, d)
 		}
+		n.mu.Unlock()
 	}
 	return out
 }

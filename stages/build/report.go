@@ -35,7 +35,8 @@ type Requests struct {
 type ImageReport struct {
 	Name     string          `json:"name"`
 	Platform stages.Platform `json:"platform"`
-	// Ref is the reference by digest: REPOSITORY@sha256:…
+	// Ref is the reference by digest, REPOSITORY@sha256:…; "" for an image that is
+	// not published after a run that failed or kept its results local.
 	Ref    string        `json:"ref"`
 	Stages []StageReport `json:"stages"`
 }
@@ -46,7 +47,8 @@ type StageReport struct {
 	Digest stages.Digest `json:"digest"`
 	// Manifest is null for a stage that was not looked up.
 	Manifest *digest.Digest `json:"manifest"`
-	Result   Result         `json:"result"`
+	// Result is "" for a stage that a failed run did not come to the end of.
+	Result Result `json:"result"`
 	// Seconds that this run spent on making and publishing it.
 	Seconds     float64 `json:"seconds"`
 	BytesPushed int64   `json:"bytesPushed"`
@@ -71,14 +73,26 @@ func (r *run) report(root stages.Digest) *Report {
 		Kept:    r.keptStages(),
 	}
 	for _, img := range r.Plan.Images {
-		ir := ImageReport{Name: img.Name, Platform: img.Platform}
-		for _, s := range img.Stages {
-			ir.Stages = append(ir.Stages, r.node(s).report())
-		}
+		ir := ImageReport{Name: img.Name, Platform: img.Platform, Stages: r.stageReports(img)}
 		if m := ir.Stages[len(ir.Stages)-1].Manifest; m != nil {
 			ir.Ref = r.Storage.Address() + "@" + m.String()
 		}
 		out.Images = append(out.Images, ir)
+	}
+	return out
+}
+
+// stageReports is about the stages of an image. Where a stage is published,
+// nobody had to look at those below it: they need not even be there any more.
+func (r *run) stageReports(img *stages.Image) []StageReport {
+	out := make([]StageReport, len(img.Stages))
+	published := false
+	for i := len(out) - 1; i >= 0; i-- {
+		out[i] = r.node(img.Stages[i]).report()
+		if out[i].Result == "" && published {
+			out[i].Result = ResultCached
+		}
+		published = published || out[i].Manifest != nil
 	}
 	return out
 }

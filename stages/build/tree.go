@@ -29,10 +29,9 @@ type tree struct {
 }
 
 // newTree reads what the engine must know beforehand: sizes and link targets.
-// The caller closes its reader when the job is through.
-func newTree(ctx context.Context, files Files, dirs []source.Dir, placed []source.Placed) (*tree, error) {
+func newTree(ctx context.Context, files Files, reader *source.Reader, dirs []source.Dir, placed []source.Placed) (*tree, error) {
 	t := &tree{
-		reader: files.Reader(), dirs: dirs, placed: placed,
+		reader: reader, dirs: dirs, placed: placed,
 		byPath: make(map[string]source.File, len(placed)), links: make(map[string]string),
 	}
 	all := make([]source.File, len(placed))
@@ -65,8 +64,9 @@ func (t *tree) target(ctx context.Context, f source.File) (string, error) {
 	return string(b), err
 }
 
-// Walk implements [engine.Tree]. Directories on the way that exist below are
-// given as well; the engine leaves them as they are.
+// Walk implements [engine.Tree]. Directories to be emitted are those that the
+// image below lacks. Those on the way that exist are given as well; the engine
+// leaves them as they are.
 func (t *tree) Walk(_ context.Context, fn func(engine.Entry) error) error {
 	seen := map[string]bool{"": true}
 	for _, d := range t.dirs {
@@ -74,7 +74,7 @@ func (t *tree) Walk(_ context.Context, fn func(engine.Entry) error) error {
 			return err
 		}
 		seen[d.Path] = true
-		if err := fn(engine.Entry{Path: d.Path, Mode: fs.ModeDir | 0o755, UID: d.UID, GID: d.GID}); err != nil {
+		if err := fn(engine.Entry{Path: d.Path, Mode: fs.ModeDir | 0o755, UID: d.UID, GID: d.GID, New: true}); err != nil {
 			return err
 		}
 	}
