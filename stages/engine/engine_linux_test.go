@@ -542,6 +542,37 @@ func TestAllOfManyDirectoriesArePlaced(t *testing.T) {
 	}
 }
 
+// newTree says of its directories that they are not in the image.
+type newTree struct{ tree }
+
+func (n newTree) Walk(ctx context.Context, fn func(engine.Entry) error) error {
+	return n.tree.Walk(ctx, func(e engine.Entry) error {
+		e.New = e.Mode.IsDir()
+		return fn(e)
+	})
+}
+
+func TestNewDirectoriesAreCopiedWholeAsTheyAre(t *testing.T) {
+	e := dial(t, shared)
+	j := job(t, "new", image(t, busybox(t)),
+		"find /app | sort | xargs stat -c '%n %a %u:%g' >/stat", "cat /app/b/c/f /app/b-/f >/cat", "readlink /app/b/l >>/cat")
+	j.Files = newTree{tree{
+		"app":     {kind: tar.TypeDir, mode: 0o750, uid: 5, gid: 6},
+		"app/b":   {kind: tar.TypeDir, mode: 0o700, uid: 7, gid: 8},
+		"app/b/c": dir(0o755), "app/b/c/f": text("1"), "app/b/e": dir(0o755),
+		"app/b-": dir(0o755), "app/b-/f": {kind: tar.TypeReg, mode: 0o600, data: "2", uid: 9, gid: 9},
+		"app/b/l": link("c/f"),
+	}}
+	l, _ := run(t, e, j)
+	want := "/app 750 5:6\n/app/b 700 7:8\n/app/b- 755 0:0\n/app/b-/f 600 9:9\n/app/b/c 755 0:0\n/app/b/c/f 644 0:0\n/app/b/e 755 0:0\n/app/b/l 777 0:0\n"
+	if got := l.entries["stat"].data; got != want {
+		t.Errorf("stat says\n%swant\n%s", got, want)
+	}
+	if got := l.entries["cat"].data; got != "12c/f\n" {
+		t.Errorf("contents are %q", got)
+	}
+}
+
 func TestBadJobsAreRefused(t *testing.T) {
 	e := dial(t, shared)
 	base := image(t, busybox(t))

@@ -60,6 +60,9 @@ type Entry struct {
 	// Size is the length of a file in bytes.
 	Size     int64
 	UID, GID int
+	// New says that a directory is not in the image yet. Where it is not said, the
+	// engine takes care of one that may be there, which costs a step for each.
+	New bool
 }
 
 // Tree holds files to be put in place before commands run.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"slices"
@@ -60,24 +61,27 @@ func (s *treeSource) LookupDir(name string) (fsutil.FS, bool) {
 	return &treeFS{ctx: s.ctx, listing: l, now: s.now()}, true
 }
 
-// listing is a tree by directories, parents first.
+// listing is a tree in groups, parents first.
 //
 // The engine's copy gives directories that exist the mode and owner of those
-// that it copies: a file for /tmp would take the sticky bit from it. So
-// directories are not copied at all. Each is made, which leaves one that exists
-// alone, and then filled with its files, which are sent as one flat directory.
+// that it copies: a file for /tmp would take the sticky bit from it. So a
+// directory that may exist is not copied. It is made, which leaves one that
+// exists alone, and then filled with its files. Only where a directory is new for
+// sure is all below it copied with it, in one step of the engine instead of many.
 type listing struct {
-	tree Tree
-	dirs []*directory
+	tree   Tree
+	groups []*group
 }
 
-type directory struct {
+// group is what one step of the engine copies: the content of a directory.
+type group struct {
 	Entry
-	files []Entry
+	// content are files, and new directories with all that is in them, in the
+	// order in which they are sent.
+	content []Entry
 }
 
 func list(ctx context.Context, t Tree) (*listing, error) {
-	l := &listing{tree: t}
 	byPath := map[string]*directory{}
 	err := t.Walk(ctx, func(e Entry) error {
 		e.Path = path.Join("/", e.Path)
@@ -92,14 +96,13 @@ func list(ctx context.Context, t Tree) (*listing, error) {
 	if err != nil {
 		return nil, err
 	}
-	for _, d := range byPath {
-		l.dirs = append(l.dirs, d)
-	}
-	slices.SortFunc(l.dirs, func(a, b *directory) int { return strings.Compare(a.Path, b.Path) })
-	for _, d := range l.dirs {
-		slices.SortFunc(d.files, func(a, b Entry) int { return strings.Compare(a.Path, b.Path) })
-	}
-	return l, nil
+	dirs := slices.SortedFunc(maps.Values(byPath), func(a, b *directory) int { return strings.Compare(a.Path, b.Path) })
+	return &listing{tree: t, groups: grouped(dirs)}, nil
+}
+
+type directory struct {
+	Entry
+	files []Entry
 }
 
 // get returns the directory of a path, with those on the way to it.
@@ -117,39 +120,72 @@ func get(byPath map[string]*directory, p string) *directory {
 
 const defaultDirMode = 0o755
 
+// grouped puts new directories into the group of a new parent, and gives every
+// other directory a group of its own. dirs are sorted, parents first.
+func grouped(dirs []*directory) []*group {
+	var all []*group
+	of := map[string]*group{}
+	for _, d := range dirs {
+		g := of[path.Dir(d.Path)]
+		if g == nil || !g.New || !d.New || d.Path == "/" {
+			g = &group{Entry: d.Entry}
+			all = append(all, g)
+		} else {
+			g.content = append(g.content, d.Entry)
+		}
+		of[d.Path] = g
+		g.content = append(g.content, d.files...)
+	}
+	for _, g := range all {
+		slices.SortFunc(g.content, func(a, b Entry) int { return compareSent(a.Path, b.Path) })
+	}
+	return all
+}
+
+// compareSent orders paths as they are sent: what is in a directory follows it at
+// once, whatever characters its neighbours' names begin with.
+func compareSent(a, b string) int {
+	return strings.Compare(strings.ReplaceAll(a, "/", "\x00"), strings.ReplaceAll(b, "/", "\x00"))
+}
+
 // place returns the actions that put the files, which the engine gets as from, into an image.
 func (l *listing) place(from llb.State) *llb.FileAction {
 	var all *llb.FileAction
-	for i, d := range l.dirs {
+	for i, g := range l.groups {
 		// What is made for want of a target gets this mode and owner too.
-		usual := d.Mode.Perm() == defaultDirMode && d.UID == 0 && d.GID == 0
-		if d.Path != "/" && (!usual || len(d.files) == 0) {
-			all = d.mkdir(all)
+		usual := g.Mode.Perm() == defaultDirMode && g.UID == 0 && g.GID == 0
+		if g.Path != "/" && (!usual || len(g.content) == 0) {
+			all = g.mkdir(all)
 		}
-		if len(d.files) > 0 {
-			all = d.fill(all, from, flat(i))
+		if len(g.content) > 0 {
+			all = g.fill(all, from, flat(i))
 		}
 	}
 	return all
 }
 
-func (d *directory) mkdir(before *llb.FileAction) *llb.FileAction {
-	owner := llb.ChownOpt{User: &llb.UserOpt{UID: d.UID}, Group: &llb.UserOpt{UID: d.GID}}
+func (g *group) mkdir(before *llb.FileAction) *llb.FileAction {
+	owner := llb.ChownOpt{User: &llb.UserOpt{UID: g.UID}, Group: &llb.UserOpt{UID: g.GID}}
 	if before == nil {
-		return llb.Mkdir(d.Path, d.Mode.Perm(), llb.WithParents(true), owner)
+		return llb.Mkdir(g.Path, g.Mode.Perm(), llb.WithParents(true), owner)
 	}
-	return before.Mkdir(d.Path, d.Mode.Perm(), llb.WithParents(true), owner)
+	return before.Mkdir(g.Path, g.Mode.Perm(), llb.WithParents(true), owner)
 }
 
-func (d *directory) fill(before *llb.FileAction, from llb.State, name string) *llb.FileAction {
+func (g *group) fill(before *llb.FileAction, from llb.State, name string) *llb.FileAction {
 	info := &llb.CopyInfo{CopyDirContentsOnly: true, CreateDestPath: true, AlwaysReplaceExistingDestPaths: true}
 	if before == nil {
-		return llb.Copy(from, "/"+name, d.Path, info)
+		return llb.Copy(from, "/"+name, g.Path, info)
 	}
-	return before.Copy(from, "/"+name, d.Path, info)
+	return before.Copy(from, "/"+name, g.Path, info)
 }
 
-// flat names the directory in which the files of the i-th directory are sent.
+// below returns the path of an entry of the group, relative to the group.
+func (g *group) below(e Entry) string {
+	return strings.TrimPrefix(strings.TrimPrefix(e.Path, g.Path), "/")
+}
+
+// flat names the directory in which the content of the i-th group is sent.
 // The names have the order of their numbers, which the receiver insists on.
 func flat(i int) string { return fmt.Sprintf("%08d", i) }
 
@@ -164,15 +200,15 @@ type treeFS struct {
 
 // Walk implements [fsutil.FS]. Only the whole tree is ever asked for.
 func (t *treeFS) Walk(_ context.Context, _ string, fn fs.WalkDirFunc) error {
-	for i, d := range t.listing.dirs {
-		if len(d.files) == 0 {
+	for i, g := range t.listing.groups {
+		if len(g.content) == 0 {
 			continue
 		}
 		if err := t.visit(flat(i), Entry{Mode: fs.ModeDir | defaultDirMode}, fn); err != nil {
 			return err
 		}
-		for _, f := range d.files {
-			if err := t.visit(flat(i)+"/"+path.Base(f.Path), f, fn); err != nil {
+		for _, e := range g.content {
+			if err := t.visit(flat(i)+"/"+g.below(e), e, fn); err != nil {
 				return err
 			}
 		}
@@ -189,12 +225,12 @@ func (t *treeFS) visit(p string, e Entry, fn fs.WalkDirFunc) error {
 
 // Open implements [fsutil.FS].
 func (t *treeFS) Open(p string) (io.ReadCloser, error) {
-	dir, name := path.Split(strings.TrimPrefix(p, "/"))
-	i, err := strconv.Atoi(strings.TrimSuffix(dir, "/"))
-	if err != nil || i < 0 || i >= len(t.listing.dirs) {
+	number, rest, _ := strings.Cut(strings.TrimPrefix(p, "/"), "/")
+	i, err := strconv.Atoi(number)
+	if err != nil || i < 0 || i >= len(t.listing.groups) {
 		return nil, fmt.Errorf("%s: %w", p, os.ErrNotExist)
 	}
-	return t.listing.tree.Open(t.ctx, path.Join(t.listing.dirs[i].Path, name))
+	return t.listing.tree.Open(t.ctx, path.Join(t.listing.groups[i].Path, rest))
 }
 
 // noFiles stands where the engine's client library wants the files in the session
