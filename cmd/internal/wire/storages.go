@@ -48,7 +48,10 @@ func (st *Storages) observe(e registry.Exchange) {
 		st.requests.Add(1)
 	}
 	st.sent.Add(e.Sent)
-	st.received.Add(e.Received)
+	// What an error or a token has to say is neither a manifest nor a blob.
+	if e.Kind != registry.KindAuth && e.Status/100 == 2 {
+		st.received.Add(e.Received)
+	}
 }
 
 // Close ends idle connections.
