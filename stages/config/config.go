@@ -107,6 +107,8 @@ type Image struct {
 	CacheVersion string
 	// Git are the files of the own repository, in the order of the file.
 	Git []stages.Mapping
+	// GitLines are, for each of Git, where it begins in the configuration file.
+	GitLines []int
 	// Shell holds the command sections that exist, by their kind.
 	Shell map[stages.Kind]Section
 	// Interpreter is "sh" or "bash".

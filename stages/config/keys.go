@@ -22,8 +22,8 @@ type projectDoc struct {
 // imageDoc is a later document, with the places that later checks need.
 type imageDoc struct {
 	Image
-	at, nameAt, fromImageAt *yaml.Node
-	importAt                []*yaml.Node
+	at, nameAt, fromImageAt, gitAt *yaml.Node
+	importAt                       []*yaml.Node
 }
 
 // importDoc is one element of import.
@@ -102,7 +102,7 @@ func imageObject() value[imageDoc] {
 		field(keyInfo{name: "fromImage", doc: "Image of this project to begin from."}, text(), func(t *d, v string, n *yaml.Node) { t.FromImage, t.fromImageAt = v, n }),
 		field(keyInfo{name: "fromCacheVersion", doc: "Any text; another one builds the image anew from the base on."}, plain(), func(t *d, v string, _ *yaml.Node) { t.CacheVersion = v }),
 		field(keyInfo{name: "platform", doc: "Platforms of the image.", otherwise: "those of the project"}, platforms(), func(t *d, v []stages.Platform, _ *yaml.Node) { t.Platforms = v }),
-		field(keyInfo{name: "git", doc: "Files of the commit to place in the image. Of two mappings that give the same path the later one wins."}, listOf(gitObject()), func(t *d, v []stages.Mapping, _ *yaml.Node) { t.Git = v }),
+		field(keyInfo{name: "git", doc: "Files of the commit to place in the image. Of two mappings that give the same path the later one wins."}, listOf(gitObject()), func(t *d, v []stages.Mapping, n *yaml.Node) { t.Git, t.gitAt = v, n }),
 		field(keyInfo{name: "shell", doc: "Commands to run."}, shellObject(), setShell),
 		field(keyInfo{name: "import", doc: "Files to take from other images of the project."}, listOf(importObject()), func(t *d, v []importDoc, _ *yaml.Node) {
 			for _, i := range v {
@@ -138,6 +138,12 @@ func finishImage(r *reader, n *yaml.Node, present map[string]*yaml.Node, d *imag
 	}
 	if d.Interpreter == "" {
 		d.Interpreter = defaultInterpreter(r.dialect)
+	}
+	if d.gitAt != nil { // then it was read as a list
+		list, _ := r.resolve(d.gitAt)
+		for _, mapping := range list.Content {
+			d.GitLines = append(d.GitLines, r.line(mapping))
+		}
 	}
 	for i, m := range d.Git {
 		for _, kind := range commandKinds() {

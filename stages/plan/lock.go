@@ -45,33 +45,44 @@ var (
 	saltWord       = regexp.MustCompile(`^[0-9a-z-]{1,64}$`)
 )
 
-// ParseLock reads a lock file. Errors name the file and what is wrong.
+// LockError says that the lock file cannot be read.
+type LockError struct{ Err error }
+
+// Error implements error.
+func (e *LockError) Error() string { return LockFile + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *LockError) Unwrap() error { return e.Err }
+
+func lockErrorf(format string, args ...any) error { return &LockError{fmt.Errorf(format, args...)} }
+
+// ParseLock reads a lock file. What is wrong with it comes back as a [*LockError].
 func ParseLock(b []byte) (*Lock, error) {
 	if len(b) > maxLock {
-		return nil, fmt.Errorf("%s: larger than %d bytes", LockFile, maxLock)
+		return nil, lockErrorf("larger than %d bytes", maxLock)
 	}
 	var doc lockDocument
 	d := yaml.NewDecoder(bytes.NewReader(b))
 	d.KnownFields(true)
 	if err := d.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
-		return nil, fmt.Errorf("%s: %w", LockFile, err)
+		return nil, &LockError{err}
 	}
 	if doc.Version != lockVersion {
-		return nil, fmt.Errorf("%s: version %d is not known, this cairn reads version %d", LockFile, doc.Version, lockVersion)
+		return nil, lockErrorf("version %d is not known, this cairn reads version %d", doc.Version, lockVersion)
 	}
 	for ref, platforms := range doc.Bases {
 		for p, digest := range platforms {
 			if norm, err := stages.ParsePlatform(string(p)); err != nil || norm != p {
-				return nil, fmt.Errorf("%s: base %q: %q is no platform in its usual form", LockFile, ref, p)
+				return nil, lockErrorf("base %q: %q is no platform in its usual form", ref, p)
 			}
 			if !manifestDigest.MatchString(digest) {
-				return nil, fmt.Errorf("%s: base %q for %s: %q is no manifest digest: want sha256: and 64 lower-case hexadecimal digits", LockFile, ref, p, digest)
+				return nil, lockErrorf("base %q for %s: %q is no manifest digest: want sha256: and 64 lower-case hexadecimal digits", ref, p, digest)
 			}
 		}
 	}
 	for image, salt := range doc.Salts {
 		if !saltWord.MatchString(salt) {
-			return nil, fmt.Errorf("%s: salt of image %q: %q is not made of 1 to 64 digits, lower-case letters and dashes", LockFile, image, salt)
+			return nil, lockErrorf("salt of image %q: %q is not made of 1 to 64 digits, lower-case letters and dashes", image, salt)
 		}
 	}
 	return &Lock{Bases: doc.Bases, Salts: doc.Salts}, nil

@@ -6,6 +6,7 @@ import (
 	"net"
 	"net/netip"
 	"net/url"
+	"regexp"
 	"strings"
 
 	"github.com/google/go-containerregistry/pkg/name"
@@ -17,11 +18,11 @@ var ErrAddress = errors.New("no repository address")
 // parseAddress reads "host[:port]/path"; names without a host are Docker Hub's.
 func parseAddress(s string) (name.Repository, error) {
 	if why := addressFault(s); why != "" {
-		return name.Repository{}, fmt.Errorf("%w: %q: %s", ErrAddress, redactText(s), why)
+		return name.Repository{}, fmt.Errorf("%w: %q: %s", ErrAddress, redactAddress(s), why)
 	}
 	repo, err := name.NewRepository(s)
 	if err != nil {
-		return name.Repository{}, fmt.Errorf("%w: %q: %w", ErrAddress, redactText(s), err)
+		return name.Repository{}, fmt.Errorf("%w: %q: %w", ErrAddress, redactAddress(s), err)
 	}
 	return repo, nil
 }
@@ -48,6 +49,14 @@ func addressFault(s string) string {
 		return "the path of a repository is lower-case"
 	}
 	return ""
+}
+
+// loginBeforeHost is what people write who expect addresses to carry credentials.
+var loginBeforeHost = regexp.MustCompile(`^[^/@]*@`)
+
+// redactAddress is redactText for addresses, which have no scheme.
+func redactAddress(s string) string {
+	return loginBeforeHost.ReplaceAllString(redactText(s), "REDACTED@")
 }
 
 // pathOf returns the part after the host, where there is one.

@@ -81,11 +81,11 @@ func (c *Client) ResolveBase(ctx context.Context, reference string, p stages.Pla
 
 func parseReference(s string) (name.Reference, error) {
 	if strings.Contains(s, "://") {
-		return nil, fmt.Errorf("%w: %q: leave out the scheme; write host[:port]/path:tag", ErrAddress, redactText(s))
+		return nil, fmt.Errorf("%w: %q: leave out the scheme; write host[:port]/path:tag", ErrAddress, redactAddress(s))
 	}
 	ref, err := name.ParseReference(s)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %q: %w", ErrAddress, redactText(s), err)
+		return nil, fmt.Errorf("%w: %q: %w", ErrAddress, redactAddress(s), err)
 	}
 	return ref, nil
 }
