@@ -5,18 +5,28 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"runtime"
+	"sync"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
+	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
+	"github.com/cairnbuild/cairn/stages/engine"
 )
 
 type buildOptions struct {
 	parallel       int
 	unsynchronized string
 }
+
+// Words of --unsynchronized.
+const (
+	unsynchronizedFail = "fail"
+	unsynchronizedKeep = "keep-local"
+)
 
 func (a *app) buildCommand() *cobra.Command {
 	var o buildOptions
@@ -25,7 +35,10 @@ func (a *app) buildCommand() *cobra.Command {
 		Short: "Build the project's images, or only those named",
 		Long: `Build brings every image of the commit into the stages storage. What is there is
 not built again: when nothing has changed, one request answers for all images and
-nothing is started.`,
+nothing is started.
+
+With --output json, standard output is one document as docs/report.schema.json
+describes it, also when the build fails.`,
 		Example: `  # everything, into the storage of this host
   cairn build
 
@@ -34,95 +47,113 @@ nothing is started.`,
 
   # with files that are not committed yet
   cairn build --dev`,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.build(cmd.Context(), o, args) },
+		ValidArgsFunction: a.completeImages(0),
+		PreRunE:           func(cmd *cobra.Command, _ []string) error { return o.check(cmd, a.settings) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.build(cmd.Context(), o, args) },
 	}
 	f := cmd.Flags()
-	f.IntVar(&o.parallel, "parallel", runtime.NumCPU(), "how many stages run at once on this host")
-	f.StringVar(&o.unsynchronized, "unsynchronized", "fail", "what to do without a ledger: fail, or keep-local to build and publish nothing")
+	f.IntVar(&o.parallel, "parallel", 0, "`NUMBER` of stages that run at once on this host; 0 for as many as it has processors")
+	f.StringVar(&o.unsynchronized, "unsynchronized", unsynchronizedFail, "`WHAT` to do without a ledger: fail, or keep-local to build and publish nothing")
+	complete(cmd, "unsynchronized", unsynchronizedFail, unsynchronizedKeep)
 	return cmd
 }
 
+func (o buildOptions) check(cmd *cobra.Command, s wire.Settings) error {
+	if o.parallel < 0 {
+		return usagef(cmd, "--parallel %d: want a number that is not negative", o.parallel)
+	}
+	if o.unsynchronized != unsynchronizedFail && o.unsynchronized != unsynchronizedKeep {
+		return usagef(cmd, "--unsynchronized %s: want fail or keep-local", o.unsynchronized)
+	}
+	if err := s.Check(cmd.Context()); err != nil {
+		return &usageError{cmd.CommandPath(), err}
+	}
+	return nil
+}
+
 func (a *app) build(ctx context.Context, o buildOptions, images []string) error {
-	if o.parallel < 1 {
-		return &usageError{fmt.Errorf("--parallel %d: want at least 1", o.parallel)}
-	}
-	if o.unsynchronized != "fail" && o.unsynchronized != "keep-local" {
-		return &usageError{fmt.Errorf("--unsynchronized %s: want fail or keep-local", o.unsynchronized)}
-	}
-	if err := a.settings.Check(ctx); err != nil {
-		return &usageError{err}
-	}
 	p, st, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
-	a.warnDirty(ctx, p)
-	show := newProgress(a.err, terminal(a.err), a.host.Now)
+	a.warnConfig(p.Config)
+	planned, err := p.Plan(ctx, st, images)
+	if err != nil {
+		return err
+	}
+	a.warnUnpinned(planned)
+	if o.parallel == 0 {
+		o.parallel = runtime.NumCPU()
+	}
+	show := a.newProgress(ctx)
 	b := &wire.Builder{
 		Settings: a.settings, Host: a.host, Storages: st, Project: p,
-		Parallel: o.parallel, Observer: show, KeepLocal: o.unsynchronized == "keep-local",
+		Parallel: o.parallel, Observer: show, KeepLocal: o.unsynchronized == unsynchronizedKeep,
 	}
-	rep, err := b.Run(ctx, images)
+	// The work tree is looked at while the storage answers.
+	var dirty sync.WaitGroup
+	dirty.Go(func() { a.warnDirty(ctx, p, show.note) })
+	rep, err := b.Run(ctx, planned)
+	dirty.Wait()
 	show.close()
-	return a.closeBuild(rep, err)
+	if err != nil {
+		err = explainFailure(p, planned, err)
+	}
+	return a.closeBuild(ctx, rep, err)
+}
+
+// buildDocument is the report of a build, with how it failed.
+type buildDocument struct {
+	*build.Report
+	Error *failure `json:"error,omitempty"`
 }
 
 // closeBuild shows the report, also that of a failed run, and passes on how it ended.
-func (a *app) closeBuild(rep *build.Report, err error) error {
+func (a *app) closeBuild(ctx context.Context, rep *build.Report, err error) error {
 	if rep == nil {
 		return err
 	}
-	if a.output == "json" {
-		if err := writeJSON(a.out, rep); err != nil {
-			return err
-		}
+	if err == nil && len(rep.Kept) > 0 {
+		// It did what --unsynchronized told it, which is not what others can use.
+		err = &build.KeptError{Kept: rep.Kept, Err: errors.New("the ledger could not be reached")}
+	}
+	a.warnAlone(rep)
+	if err != nil {
+		a.showFailure(ctx, rep, err)
+	}
+	if a.output == formatJSON {
+		doc := buildDocument{Report: rep}
 		if err != nil {
-			return &reportedError{err}
+			f := failureOf(ctx, err)
+			doc.Error, err = &f, &reportedError{err}
 		}
-		return a.keptLocal(rep)
+		return errors.Join(err, writeJSON(a.Out, doc))
 	}
 	if err != nil {
-		a.showFailure(rep, err)
 		return err
 	}
-	a.showReport(rep)
-	return a.keptLocal(rep)
+	return a.showReport(rep)
 }
 
-// keptLocal turns a run that published nothing, as it was told to, into its exit code.
-func (a *app) keptLocal(rep *build.Report) error {
-	if len(rep.Kept) == 0 {
-		return nil
+// explainFailure adds to the failure of a command which files it could have seen.
+func explainFailure(p *wire.Project, planned *stages.Plan, err error) error {
+	var exit *engine.ExitError
+	if !errors.As(err, &exit) {
+		return err
 	}
-	return &build.KeptError{Kept: rep.Kept, Err: errors.New("the ledger could not be reached")}
+	if hint := undeclaredHint(p, planned, exit); hint != "" {
+		return &hintedError{err, hint}
+	}
+	return err
 }
 
-func writeJSON(w interface{ Write([]byte) (int, error) }, v any) error {
+func writeJSON(w io.Writer, v any) error {
 	e := json.NewEncoder(w)
 	e.SetEscapeHTML(false)
 	e.SetIndent("", "  ")
-	return e.Encode(v)
-}
-
-// maxListed is how many left-out files are named.
-const maxListed = 10
-
-// warnDirty lists what the work tree has and the commit has not.
-func (a *app) warnDirty(ctx context.Context, p *wire.Project) {
-	if a.settings.Dev {
-		return
+	if err := e.Encode(v); err != nil {
+		return fmt.Errorf("write the result: %w", err)
 	}
-	changes, err := p.Repo.Dirty(ctx)
-	if err != nil || len(changes) == 0 {
-		return // a build from the commit does not need the work tree
-	}
-	fmt.Fprintf(a.err, "warning: %d uncommitted changes are left out (--dev includes them):\n", len(changes))
-	for i, c := range changes {
-		if i == maxListed {
-			fmt.Fprintf(a.err, "  … and %d more\n", len(changes)-maxListed)
-			break
-		}
-		fmt.Fprintf(a.err, "  %s %s\n", c.Kind, printable(c.Path))
-	}
+	return nil
 }

@@ -2,13 +2,14 @@ package cli
 
 import (
 	"context"
-	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
+	"os/exec"
 	"strings"
-	"unicode"
 
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
+	"github.com/cairnbuild/cairn/cmd/internal/wire"
 	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/stages/assemble"
 	"github.com/cairnbuild/cairn/stages/build"
@@ -17,80 +18,175 @@ import (
 	"github.com/cairnbuild/cairn/stages/plan"
 	"github.com/cairnbuild/cairn/stages/source"
 	"github.com/cairnbuild/cairn/storage"
+	"github.com/cairnbuild/cairn/storage/registry"
+	"github.com/cairnbuild/cairn/storage/transfer"
 	"github.com/cairnbuild/cairn/synchronization"
 )
 
-// Exit codes. They are documented in docs/reference/exit-codes.md.
+// Exit codes. They are documented in docs/reference/exit-codes.md, which a test
+// compares with them.
 const (
-	exitOK          = 0
+	exitOK          = 0   // done
 	exitFailure     = 1   // anything that has no code of its own
 	exitUsage       = 2   // the command line or a variable is wrong
-	exitConfig      = 3   // cairn.yaml or cairn.lock is wrong
-	exitSource      = 4   // the repository cannot be used, or a file is missing in it
+	exitConfig      = 3   // cairn.yaml or cairn.lock is wrong, or does not fit its base
+	exitSource      = 4   // the git repository cannot be used, or something is missing in the commit
 	exitCommand     = 5   // a command of a stage failed
 	exitStorage     = 6   // the stages storage or a base's registry failed or refused
 	exitLedger      = 7   // the ledger failed or refused
-	exitEngine      = 8   // the engine or its daemon failed
-	exitKept        = 9   // made, but kept in the local cache, unpublished
-	exitInterrupted = 130 // SIGINT or SIGTERM
+	exitEngine      = 8   // the build engine or its daemon failed
+	exitKept        = 9   // stages were made, but only kept in the local cache: they are not published
+	exitInterrupted = 130 // ended by SIGINT or SIGTERM
 )
 
 // usageError is a wrong command line.
-type usageError struct{ err error }
+type usageError struct {
+	command string
+	err     error
+}
 
 func (e *usageError) Error() string { return e.err.Error() }
 func (e *usageError) Unwrap() error { return e.err }
+func (e *usageError) Hint() string  { return fmt.Sprintf("see \"%s --help\"", e.command) }
+
+// hintedError adds to an error what is known about it only where it is passed on.
+type hintedError struct {
+	error
+	hint string
+}
+
+func (e *hintedError) Unwrap() error { return e.error }
+func (e *hintedError) Hint() string  { return e.hint }
+
+// reportedError is an error of which the JSON on standard output tells already.
+type reportedError struct{ error }
+
+func (e *reportedError) Unwrap() error { return e.error }
+
+// failure is how a run ended badly: what is shown of it, and what JSON has as "error".
+type failure struct {
+	Message string `json:"message"`
+	// Hint says what to do, "" where the message does.
+	Hint string `json:"hint,omitempty"`
+	Exit int    `json:"exit"`
+	// Problems are all that is wrong with the configuration.
+	Problems []problem `json:"problems,omitempty"`
+	// Command is the one that failed.
+	Command *failedCommand `json:"command,omitempty"`
+}
+
+// problem is one thing that is wrong with a file.
+type problem struct {
+	File    string `json:"file"`
+	Line    int    `json:"line"`
+	Column  int    `json:"column,omitempty"`
+	Message string `json:"message"`
+	Hint    string `json:"hint,omitempty"`
+	// Rendered is the line as templates made it.
+	Rendered string `json:"rendered,omitempty"`
+}
+
+// failedCommand is what is known about a command that failed.
+type failedCommand struct {
+	Stage string `json:"stage"`
+	Code  int    `json:"code"`
+	// Output are the last lines of it, escape sequences left out.
+	Output []string `json:"output"`
+}
+
+// failureOf says everything about an error.
+func failureOf(ctx context.Context, err error) failure {
+	if interrupted(ctx) {
+		return failure{Message: errInterrupted.Error(), Exit: exitInterrupted}
+	}
+	code, hint := classify(err)
+	f := failure{Message: printable(err.Error()), Hint: printable(hint), Exit: code}
+	var cfg *config.Errors
+	if errors.As(err, &cfg) {
+		f.Problems = problemsOf(cfg)
+	}
+	var exit *engine.ExitError
+	if errors.As(err, &exit) {
+		f.Command = &failedCommand{Stage: exit.Job.Name, Code: exit.Code, Output: outputOf(exit)}
+	}
+	return f
+}
+
+func problemsOf(errs *config.Errors) []problem {
+	var out []problem
+	for _, e := range errs.List {
+		out = append(out, problem{
+			File: printable(e.File), Line: e.Line, Column: e.Column,
+			Message: printable(e.Message), Hint: printable(e.Hint), Rendered: printable(e.Rendered),
+		})
+	}
+	return out
+}
+
+// outputOf returns the last lines of a failed command for people.
+func outputOf(e *engine.ExitError) []string {
+	out := make([]string, 0, len(e.Output))
+	for _, l := range e.Output {
+		out = append(out, outputLine([]byte(l)))
+	}
+	return out
+}
 
 // fail writes what happened, why, and what to do, and returns the exit code.
 func (a *app) fail(ctx context.Context, err error) int {
+	f := failureOf(ctx, err)
 	var reported *reportedError
-	if errors.As(err, &reported) {
-		err = reported.err
+	if !errors.As(err, &reported) && a.wantsJSON() {
+		// Where standard output is gone, the exit code still tells.
+		_ = writeJSON(a.Out, struct {
+			Error failure `json:"error"`
+		}{f})
 	}
-	code, hint := classify(err)
-	if errors.Is(err, errInterrupted) || ctx.Err() != nil && errors.Is(err, context.Canceled) {
-		code, hint = exitInterrupted, ""
-	}
-	if a.output == "json" && reported == nil {
-		a.failJSON(err, code, hint)
-	}
-	fmt.Fprintf(a.err, "error: %s\n", printable(err.Error()))
-	if hint != "" {
-		fmt.Fprintf(a.err, "hint: %s\n", printable(hint))
-	}
-	return code
+	f.write(a.Err)
+	return f.Exit
 }
 
-// reportedError is an error of which the JSON on standard output tells already.
-type reportedError struct{ err error }
-
-func (e *reportedError) Error() string { return e.err.Error() }
-func (e *reportedError) Unwrap() error { return e.err }
-
-func (a *app) failJSON(err error, code int, hint string) {
-	_ = json.NewEncoder(a.out).Encode(struct {
-		Error string `json:"error"`
-		Hint  string `json:"hint,omitempty"`
-		Exit  int    `json:"exit"`
-	}{err.Error(), hint, code})
-}
-
-// printable keeps what came from outside from steering the terminal.
-func printable(s string) string {
-	return strings.Map(func(r rune) rune {
-		if r == '\n' || r == '\t' || unicode.IsPrint(r) {
-			return r
+// write writes one line for each thing that is wrong, each with its hint.
+func (f failure) write(w io.Writer) {
+	if len(f.Problems) == 0 {
+		fmt.Fprintf(w, "error: %s\n", indented(f.Message, "  "))
+	} else {
+		for line := range strings.Lines(f.Message) {
+			fmt.Fprintf(w, "error: %s\n", strings.TrimSuffix(line, "\n"))
+			f.writeHintOf(w, line)
 		}
-		return '\uFFFD'
-	}, s)
+	}
+	if f.Hint != "" {
+		fmt.Fprintf(w, "hint: %s\n", indented(f.Hint, "hint: "))
+	}
 }
+
+// writeHintOf writes the hint of the problem that a line of the message is about.
+func (f failure) writeHintOf(w io.Writer, line string) {
+	for _, p := range f.Problems {
+		if p.Hint != "" && strings.HasPrefix(line, p.place()) && strings.Contains(line, p.Message) {
+			fmt.Fprintf(w, "  hint: %s\n", indented(p.Hint, "  "))
+			return
+		}
+	}
+}
+
+func (p problem) place() string { return fmt.Sprintf("%s:%d:", p.File, p.Line) }
 
 // hinter is an error that knows what to do.
 type hinter interface{ Hint() string }
 
 // classify returns the exit code of an error and what to do about it.
 func classify(err error) (code int, hint string) {
-	code, hint = classOf(err)
+	code, hint = exitFailure, ""
+	for _, c := range []func(error) (int, string){
+		classifyUsage, classifyProject, classifyBuild, classifyImage, classifyLedger, classifyStorage, classifyExport, classifyEngine,
+	} {
+		if n, h := c(err); n != 0 {
+			code, hint = n, h
+			break
+		}
+	}
 	var h hinter
 	if errors.As(err, &h) {
 		hint = h.Hint()
@@ -98,38 +194,54 @@ func classify(err error) (code int, hint string) {
 	return code, hint
 }
 
-func classOf(err error) (int, string) {
-	for _, c := range []func(error) (int, string){
-		classifyUsage, classifyProject, classifyBuild, classifyLedger, classifyStorage, classifyEngine,
-	} {
-		if code, hint := c(err); code != 0 {
-			return code, hint
-		}
-	}
-	return exitFailure, ""
-}
-
 func classifyUsage(err error) (int, string) {
 	var usage *usageError
+	var dir *noDirectoryError
 	switch {
-	case errors.As(err, &usage):
-		return exitUsage, "run the command with --help"
-	case errors.Is(err, plan.ErrNoSuchImage):
+	case errors.As(err, &usage), errors.As(err, &dir):
 		return exitUsage, ""
+	case errors.Is(err, plan.ErrNoSuchImage):
+		return exitUsage, "\"cairn plan --offline\" lists the images"
+	case errors.Is(err, registry.ErrAddress):
+		return exitUsage, "an address is HOST[:PORT]/PATH, for instance registry.example.com/shop/stages"
+	case errors.Is(err, wire.ErrNoHome):
+		return exitUsage, "set HOME, or give both flags"
 	}
 	return 0, ""
 }
 
 func classifyProject(err error) (int, string) {
 	var cfg *config.Errors
+	var none *wire.NoConfigError
+	var locked *plan.LockError
 	var src *source.Error
 	switch {
 	case errors.As(err, &cfg):
+		return exitConfig, "docs/reference/configuration.md says what the file may hold"
+	case errors.As(err, &none):
 		return exitConfig, ""
+	case errors.As(err, &locked):
+		return exitConfig, "take the committed version (git checkout cairn.lock), or delete the file and run \"cairn lock\""
 	case errors.As(err, &src):
-		return exitSource, src.Hint
+		return exitSource, sourceHint(src)
 	}
 	return 0, ""
+}
+
+// sourceHint is for errors of git that have none of their own.
+func sourceHint(e *source.Error) string {
+	switch {
+	case e.Hint != "":
+		return e.Hint
+	case errors.Is(e, source.ErrUnknownRevision):
+		return "name a commit, branch or tag that is in this clone"
+	case errors.Is(e, source.ErrNoWorkTree):
+		return "--dev needs a clone with a work tree"
+	case errors.Is(e, source.ErrChanged):
+		return "run it again when nothing writes to the work tree"
+	default:
+		return ""
+	}
 }
 
 func classifyBuild(err error) (int, string) {
@@ -138,7 +250,7 @@ func classifyBuild(err error) (int, string) {
 	var kept *build.KeptError
 	switch {
 	case errors.As(err, &exit):
-		return exitCommand, ""
+		return exitCommand, "the last lines of its output are above; a command sees only files that stageDependencies declares for its stage"
 	case errors.As(err, &foreign) && foreign.What == "project":
 		return exitStorage, "give each project a repository of its own with --stages-storage"
 	case errors.As(err, &foreign) && foreign.What == "ledger":
@@ -146,22 +258,51 @@ func classifyBuild(err error) (int, string) {
 	case errors.As(err, &foreign):
 		return exitStorage, "use the version of cairn that wrote it"
 	case errors.As(err, &kept):
-		return exitKept, "run the build again when the cause is gone"
-	case errors.Is(err, assemble.ErrPlatform):
-		return exitConfig, "choose a base that is made for the platform, or change platform in cairn.yaml"
+		return exitKept, "run the build again when the cause is gone: nothing that was made is lost"
+	}
+	return 0, ""
+}
+
+// classifyImage is about a configuration that does not fit the image that it is
+// built upon.
+func classifyImage(err error) (int, string) {
+	for _, c := range []struct {
+		is   error
+		hint string
+	}{
+		{assemble.ErrPlatform, "choose a base that is made for the platform, or change platform in cairn.yaml"},
+		{assemble.ErrUnsupported, "choose another base"},
+		{assemble.ErrLayer, "choose another base, or have this one built again"},
+		{assemble.ErrTooManyLayers, "put fewer mappings and stages into the image, or choose a base with fewer layers"},
+		{assemble.ErrUnknownName, "owner and group are looked up in the image below: add the name there, or write a number"},
+		{assemble.ErrIsDirectory, "choose another target for the file with \"to\""},
+		{assemble.ErrNotDirectory, "choose another target with \"to\""},
+		{assemble.ErrLinkLoop, "choose another target with \"to\""},
+		{assemble.ErrReserved, "exclude the file with excludePaths"},
+	} {
+		if errors.Is(err, c.is) {
+			return exitConfig, c.hint
+		}
 	}
 	return 0, ""
 }
 
 func classifyLedger(err error) (int, string) {
 	var elsewhere *synchronization.BoundElsewhereError
+	var format *synchronization.FormatError
 	switch {
 	case errors.As(err, &elsewhere):
 		return exitLedger, "use the storage that the ledger belongs to, or another ledger"
+	case errors.As(err, &format):
+		return exitLedger, "use the version of cairn that made it"
 	case errors.Is(err, synchronization.ErrUnavailable):
 		return exitLedger, "the build goes on without publishing with --unsynchronized=keep-local"
 	case errors.Is(err, lock.ErrLost):
 		return exitLedger, "run the build again: what was finished is kept"
+	case errors.Is(err, synchronization.ErrClosed):
+		return exitLedger, "the project's storage is being moved: use the new one"
+	case errors.Is(err, synchronization.ErrBadEntry):
+		return exitLedger, "something else than cairn has written there"
 	}
 	return 0, ""
 }
@@ -171,25 +312,62 @@ func classifyStorage(err error) (int, string) {
 	if !errors.As(err, &e) {
 		return 0, ""
 	}
+	if e.Storage == wire.Local {
+		return exitStorage, localHint(e.Class)
+	}
 	hints := map[error]string{
+		storage.ErrNotFound:     "check name, tag and platform; a repository that needs \"docker login\" may look as if it did not exist",
 		storage.ErrUnauthorized: "log in to the registry (docker login), or check the credentials in the Docker configuration",
 		storage.ErrDenied:       "the credentials lack a permission for this repository",
 		storage.ErrRateLimited:  "the registry limits requests; try again later, or log in for a higher limit",
 		storage.ErrTransient:    "the registry could not be reached or is overloaded; check the address, or try again later",
-		storage.ErrCorrupt:      "the storage returned something else than was stored there",
-		storage.ErrFull:         "free space on the device that holds it, or name another directory with --cache-dir",
+		storage.ErrCorrupt:      "the registry, or something on the way, returned something else than was stored",
+		storage.ErrExists:       "the registry keeps tags from being changed: let it do so for tags that Cairn writes once, not for others",
+		storage.ErrUnsupported:  "\"cairn storage check REPOSITORY\" tells what the registry cannot do",
 		storage.ErrTooLarge:     "the registry refuses a blob or manifest of this size",
+		storage.ErrFull:         "free space on the device that holds it",
+		storage.ErrInvalid:      "\"cairn storage check REPOSITORY\" tells what the registry cannot do",
 	}
 	return exitStorage, hints[e.Class]
 }
 
+func localHint(class error) string {
+	switch {
+	case errors.Is(class, storage.ErrFull):
+		return "free space on the device that holds it, or name another directory with --cache-dir"
+	case errors.Is(class, storage.ErrCorrupt):
+		return "remove the directory of the project's stages: it is made again"
+	default:
+		return "name a directory that may be written with --cache-dir"
+	}
+}
+
+func classifyExport(err error) (int, string) {
+	var absent *notBuiltError
+	switch {
+	case errors.Is(err, transfer.ErrExists):
+		return exitFailure, "remove it, or choose another target"
+	case errors.As(err, &absent):
+		return exitFailure, ""
+	case errors.Is(err, exec.ErrNotFound):
+		return exitFailure, "install it, or export with --to tar:FILE"
+	}
+	return 0, ""
+}
+
 func classifyEngine(err error) (int, string) {
 	var start *daemonctl.StartError
+	var protocol *daemonctl.ProtocolError
+	var stage *build.StageError
 	switch {
 	case errors.Is(err, daemonctl.ErrNoDaemon):
 		return exitEngine, "install cairnd beside cairn, or name a BuildKit with --engine"
-	case errors.As(err, &start), errors.Is(err, engine.ErrEngineGone):
-		return exitEngine, ""
+	case errors.As(err, &start), errors.As(err, &protocol):
+		return exitEngine, "the lines above are the end of the daemon's log"
+	case errors.Is(err, engine.ErrEngineGone):
+		return exitEngine, "run the build again; with --engine, check its address"
+	case errors.As(err, &stage) && stage.Stage.NeedsEngine():
+		return exitEngine, "the logs of the daemon are below --state-dir, or in /var/lib/cairn for root"
 	}
 	return 0, ""
 }

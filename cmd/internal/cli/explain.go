@@ -23,8 +23,9 @@ stored is needed for it.`,
 		Example: `  cairn explain backend
   cairn explain backend --against main
   cairn explain backend --dev --against HEAD`,
-		Args: usageArgs(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.explain(cmd.Context(), o, args[0]) },
+		Args:              usageArgs(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.completeImages(1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.explain(cmd.Context(), o, args[0]) },
 	}
 	cmd.Flags().StringVar(&o.against, "against", "", "the `COMMIT` to compare with (default: the parent of HEAD, or HEAD with --dev)")
 	return cmd
@@ -72,8 +73,8 @@ func (a *app) explain(ctx context.Context, o explainOptions, image string) error
 		}
 		rep.Differences = append(rep.Differences, diffs...)
 	}
-	if a.output == "json" {
-		return writeJSON(a.out, rep)
+	if a.output == formatJSON {
+		return writeJSON(a.Out, rep)
 	}
 	a.showDifferences(rep)
 	return nil
@@ -92,17 +93,17 @@ func samePlatform(p *stages.Plan, platform stages.Platform) *stages.Image {
 
 func (a *app) showDifferences(rep explainReport) {
 	if len(rep.Differences) == 0 {
-		fmt.Fprintf(a.out, "%s is the same as at %s\n", rep.Image, rep.Against)
+		fmt.Fprintf(a.Out, "%s is the same as at %s\n", rep.Image, rep.Against)
 		return
 	}
-	fmt.Fprintf(a.out, "%s differs from %s:\n", rep.Image, rep.Against)
+	fmt.Fprintf(a.Out, "%s differs from %s:\n", rep.Image, rep.Against)
 	var last stages.Kind
 	for _, d := range rep.Differences {
 		if d.Stage != last {
-			fmt.Fprintf(a.out, "stage %s\n", d.Stage)
+			fmt.Fprintf(a.Out, "stage %s\n", d.Stage)
 			last = d.Stage
 		}
-		fmt.Fprintf(a.out, "  %s\n", printable(sentence(d)))
+		fmt.Fprintf(a.Out, "  %s\n", printable(sentence(d)))
 	}
 }
 

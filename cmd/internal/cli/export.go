@@ -24,19 +24,24 @@ func (a *app) exportCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "export IMAGE",
 		Short: "Take a built image out of the stages storage, to run it",
+		Long: `Export writes an image that was built before into the Docker of this host, an
+archive or an OCI image layout. What is there already is not overwritten, but an
+image layout may hold several images.`,
 		Example: `  # into the Docker of this host
   cairn export backend --to docker
 
   # as an archive for "docker load" or "podman load", or as an OCI image layout
   cairn export backend --to tar:backend.tar
   cairn export backend --to oci:./backend`,
-		Args: usageArgs(cobra.ExactArgs(1)),
-		RunE: func(cmd *cobra.Command, args []string) error { return a.export(cmd.Context(), o, args[0]) },
+		Args:              usageArgs(cobra.ExactArgs(1)),
+		ValidArgsFunction: a.completeImages(1),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.export(cmd, o, args[0]) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.to, "to", "", "`TARGET`: docker, tar:FILE or oci:DIRECTORY")
 	f.StringVar(&o.tag, "tag", "", "the image's `NAME:TAG` at the target (default IMAGE:latest)")
 	f.StringVar(&o.platform, "platform", "", "the `PLATFORM` to take of an image that has several")
+	complete(cmd, "to", "docker", "tar:", "oci:")
 	return cmd
 }
 
@@ -48,8 +53,9 @@ func (e *notBuiltError) Error() string {
 }
 func (e *notBuiltError) Hint() string { return "build it first: cairn build " + e.image }
 
-func (a *app) export(ctx context.Context, o exportOptions, image string) error {
-	write, err := a.exporter(ctx, o)
+func (a *app) export(cmd *cobra.Command, o exportOptions, image string) error {
+	ctx := cmd.Context()
+	write, err := a.exporter(cmd, o)
 	if err != nil {
 		return err
 	}
@@ -65,7 +71,7 @@ func (a *app) export(ctx context.Context, o exportOptions, image string) error {
 	if err != nil {
 		return err
 	}
-	img, err := onePlatform(planned, o.platform)
+	img, err := onePlatform(cmd, planned, o.platform)
 	if err != nil {
 		return err
 	}
@@ -87,12 +93,12 @@ func (a *app) export(ctx context.Context, o exportOptions, image string) error {
 	if err := write(v, o.tag); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.err, "exported %s to %s as %s\n", image, o.to, o.tag)
+	_, err = fmt.Fprintf(a.Err, "exported %s to %s as %s\n", image, o.to, o.tag)
 	return err
 }
 
 // onePlatform chooses among the platforms of the one planned image.
-func onePlatform(p *stages.Plan, platform string) (*stages.Image, error) {
+func onePlatform(cmd *cobra.Command, p *stages.Plan, platform string) (*stages.Image, error) {
 	var names []string
 	for _, img := range p.Images {
 		if string(img.Platform) == platform || platform == "" && len(p.Images) == 1 {
@@ -100,21 +106,21 @@ func onePlatform(p *stages.Plan, platform string) (*stages.Image, error) {
 		}
 		names = append(names, string(img.Platform))
 	}
-	return nil, &usageError{fmt.Errorf("--platform %q: the image is built for %s", platform, strings.Join(names, ", "))}
+	return nil, usagef(cmd, "--platform %q: the image is built for %s", platform, strings.Join(names, ", "))
 }
 
 // exporter returns the function that writes an image to the target.
-func (a *app) exporter(ctx context.Context, o exportOptions) (func(v1.Image, string) error, error) {
+func (a *app) exporter(cmd *cobra.Command, o exportOptions) (func(v1.Image, string) error, error) {
 	kind, path, _ := strings.Cut(o.to, ":")
 	switch {
 	case o.to == "docker":
-		return func(img v1.Image, ref string) error { return a.loadDocker(ctx, img, ref) }, nil
+		return func(img v1.Image, ref string) error { return a.loadDocker(cmd.Context(), img, ref) }, nil
 	case kind == "tar" && path != "":
 		return func(img v1.Image, ref string) error { return transfer.WriteTarFile(path, img, ref) }, nil
 	case kind == "oci" && path != "":
 		return func(img v1.Image, ref string) error { return transfer.WriteLayout(path, img, ref) }, nil
 	default:
-		return nil, &usageError{fmt.Errorf("--to %q: want docker, tar:FILE or oci:DIRECTORY", o.to)}
+		return nil, usagef(cmd, "--to %q: want docker, tar:FILE or oci:DIRECTORY", o.to)
 	}
 }
 
@@ -122,7 +128,7 @@ func (a *app) exporter(ctx context.Context, o exportOptions) (func(v1.Image, str
 func (a *app) loadDocker(ctx context.Context, img v1.Image, ref string) error {
 	r, w := io.Pipe()
 	cmd := exec.CommandContext(ctx, "docker", "load")
-	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, a.err, a.err
+	cmd.Stdin, cmd.Stdout, cmd.Stderr = r, a.Err, a.Err
 	var g errgroup.Group
 	g.Go(func() error { return w.CloseWithError(transfer.WriteTar(w, img, ref)) })
 	err := cmd.Run()

@@ -38,6 +38,8 @@ project no longer names are dropped.`,
 	f := cmd.Flags()
 	f.BoolVar(&o.update, "update", false, "resolve bases anew that are pinned already")
 	f.StringVar(&o.refresh, "refresh", "", "give `IMAGE` a new salt, or all with the word \"all\": its commands run again")
+	// The images are completed as the arguments of other commands are.
+	_ = cmd.RegisterFlagCompletionFunc("refresh", a.completeImages(0))
 	return cmd
 }
 
@@ -58,7 +60,7 @@ func (a *app) lock(ctx context.Context, o lockOptions) error {
 			}
 		}
 		next.Pin(b.Reference, b.Platform, digest)
-		fmt.Fprintf(a.err, "%s for %s is %s\n", b.Reference, b.Platform, digest)
+		fmt.Fprintf(a.Err, "%s for %s is %s\n", b.Reference, b.Platform, digest)
 	}
 	for _, img := range p.Config.Images {
 		if o.refresh != img.Name && o.refresh != "all" || o.refresh == "" {

@@ -10,66 +10,68 @@ import (
 	"github.com/cairnbuild/cairn/stages/build"
 )
 
-// plain writes a line for everything that happens, for logs and CI.
+// plain writes a line for what happens, for logs and CI. Stages that exist
+// already make no lines: the closing table has them.
 type plain struct {
-	w   io.Writer
-	now func() time.Time
+	w io.Writer
 
 	mu      sync.Mutex
 	started map[stages.Digest]time.Time
 	waits   map[stages.Digest]string
 }
 
-func newPlain(w io.Writer, now func() time.Time) *plain {
-	return &plain{w: w, now: now, started: map[stages.Digest]time.Time{}, waits: map[stages.Digest]string{}}
+func newPlain(w io.Writer) *plain {
+	return &plain{w: w, started: map[stages.Digest]time.Time{}, waits: map[stages.Digest]string{}}
 }
 
 func (p *plain) close() {}
+
+func (p *plain) note(text string) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	writeString(p.w, text+"\n")
+}
 
 // Observe implements [build.Observer].
 func (p *plain) Observe(e build.Event) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	name := stageLabel(e)
+	d := e.Stage.Digest
 	switch e.Phase {
 	case "":
-		p.line(name, "%s", printable(string(e.Line)))
+		p.line(e, outputLine(e.Line))
 	case build.PhaseWaiting:
-		if p.waits[e.Stage.Digest] != e.Detail {
-			p.waits[e.Stage.Digest] = e.Detail
-			p.line(name, "waiting: %s", printable(e.Detail))
+		if p.waits[d] != e.Detail {
+			p.waits[d] = e.Detail
+			p.line(e, "waiting: "+oneLine(e.Detail))
 		}
 	case build.PhaseRunning:
-		p.started[e.Stage.Digest] = e.Time
-		p.line(name, "started")
+		_, again := p.started[d]
+		if p.started[d] = e.Time; e.Stage.NeedsEngine() && !again {
+			p.line(e, "started")
+		}
 	case build.PhaseDone:
-		p.done(name, e)
+		if e.Result != build.ResultCached {
+			p.line(e, resultWords(e.Result)+p.since(e))
+		}
 	case build.PhaseFailed:
-		if first := p.started[e.Stage.Digest]; !first.IsZero() {
-			p.line(name, "failed after %s", shortDuration(e.Time.Sub(first)))
+		if !p.started[d].IsZero() {
+			p.line(e, "failed"+p.since(e))
 		}
 	case build.PhaseQueued, build.PhasePushing, build.PhasePublishing:
 		// Of interest on a live row only.
 	}
 }
 
-func (p *plain) done(name string, e build.Event) {
+// since says how long ago the stage was started, if it was.
+func (p *plain) since(e build.Event) string {
 	first := p.started[e.Stage.Digest]
 	if first.IsZero() {
-		p.line(name, "%s", e.Result)
-		return
+		return ""
 	}
-	p.line(name, "%s in %s", e.Result, shortDuration(e.Time.Sub(first)))
+	return " after " + shortDuration(e.Time.Sub(first))
 }
 
-func (p *plain) line(name, format string, args ...any) {
-	fmt.Fprintf(p.w, "%s | %s\n", name, fmt.Sprintf(format, args...))
-}
-
-// stageLabel names a stage for people: image/stage.
-func stageLabel(e build.Event) string {
-	if e.Image == "" {
-		return e.Stage.Name()
-	}
-	return e.Image + "/" + e.Stage.Name()
+func (p *plain) line(e build.Event, text string) {
+	fmt.Fprintf(p.w, "%s | %s\n", stageLabel(e), text)
 }

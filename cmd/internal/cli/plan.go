@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"text/tabwriter"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -20,12 +19,16 @@ func (a *app) planCommand() *cobra.Command {
 	cmd := &cobra.Command{
 		Use:   "plan [IMAGE...]",
 		Short: "Show the stages of the images and which of them exist",
+		Long: `Plan names every stage of the images, its digest, whether the stages storage has
+it, and how it is made: on the engine, or assembled without it. It builds nothing
+and writes nothing.`,
 		Example: `  cairn plan
   cairn plan backend --stages-storage registry.example.com/shop/stages --output json
 
   # digests only: no storage is asked
   cairn plan --offline`,
-		RunE: func(cmd *cobra.Command, args []string) error { return a.plan(cmd.Context(), o, args) },
+		ValidArgsFunction: a.completeImages(0),
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.plan(cmd.Context(), o, args) },
 	}
 	cmd.Flags().BoolVar(&o.offline, "offline", false, "do not ask the storage which stages exist")
 	return cmd
@@ -68,7 +71,8 @@ func (a *app) plan(ctx context.Context, o planOptions, images []string) error {
 		return err
 	}
 	defer st.Close()
-	a.warnDirty(ctx, p)
+	a.warnConfig(p.Config)
+	a.warnDirty(ctx, p, func(text string) { writeString(a.Err, text+"\n") })
 	planned, err := p.Plan(ctx, st, images)
 	if err != nil {
 		return err
@@ -87,11 +91,11 @@ func (a *app) plan(ctx context.Context, o planOptions, images []string) error {
 	if err != nil {
 		return err
 	}
-	if a.output == "json" {
-		return writeJSON(a.out, rep)
+	a.warnUnpinned(planned)
+	if a.output == formatJSON {
+		return writeJSON(a.Out, rep)
 	}
-	a.showPlan(rep)
-	return nil
+	return a.showPlan(rep)
 }
 
 // lookups is how many stages are looked up at once.
@@ -158,17 +162,13 @@ func describe(p *stages.Plan, found map[stages.Digest]bool, offline bool) (*plan
 	return rep, nil
 }
 
-func (a *app) showPlan(rep *planReport) {
-	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+func (a *app) showPlan(rep *planReport) error {
+	w := a.table()
 	fmt.Fprintln(w, "IMAGE\tPLATFORM\tSTAGE\tDIGEST\tSTATE\tMADE BY")
 	for _, img := range rep.Images {
-		name := img.Name
-		if name == "" {
-			name = "(nameless)"
-		}
 		for _, s := range img.Stages {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", name, img.Platform, s.Name, s.Digest.Short(), s.State, s.How)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", nameLabel(img.Name), img.Platform, s.Name, s.Digest.Short(), s.State, s.How)
 		}
 	}
-	_ = w.Flush()
+	return w.Flush()
 }

@@ -1,80 +1,95 @@
 package cli
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
 	"text/tabwriter"
-	"time"
 
+	"github.com/cairnbuild/cairn/cmd/internal/wire"
+	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/stages/engine"
 )
 
+// table returns a writer for columns; its error comes with Flush.
+func (a *app) table() *tabwriter.Writer { return tabwriter.NewWriter(a.Out, 0, 4, 2, ' ', 0) }
+
 // showReport writes the closing table.
-func (a *app) showReport(rep *build.Report) {
-	if untouched(rep) {
-		fmt.Fprintf(a.out, "Nothing to do: all %d images exist (%s, %s)\n", len(rep.Images), requests(rep), seconds(rep.Seconds))
-		a.showRefs(rep)
-		return
+func (a *app) showReport(rep *build.Report) error {
+	if n := count(rep); n[build.ResultBuilt]+n[build.ResultAssembled]+n[build.ResultAdopted] == 0 {
+		fmt.Fprintf(a.Out, "Nothing to do: %s there already (%s, %s)\n", plural(len(rep.Images), "image"), requests(rep), seconds(rep.Seconds))
+		return a.showRefs(rep)
 	}
-	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+	w := a.table()
 	fmt.Fprintln(w, "IMAGE\tSTAGE\tDIGEST\tRESULT\tTIME\tPUSHED")
 	for _, img := range rep.Images {
 		for _, s := range img.Stages {
 			took, pushed := "", ""
-			if s.Result == build.ResultAssembled || s.Result == build.ResultBuilt {
+			if made(s) {
 				took, pushed = seconds(s.Seconds), bytesText(s.BytesPushed)
 			}
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", imageLabel(img), s.Name, s.Digest.Short(), s.Result, took, pushed)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", imageLabel(rep, img), s.Name, s.Digest.Short(), s.Result, took, pushed)
 		}
 	}
-	_ = w.Flush()
-	fmt.Fprintf(a.out, "\n%s in %s: %s, pulled %s, pushed %s\n", count(rep), seconds(rep.Seconds), requests(rep), bytesText(rep.BytesPulled), bytesText(rep.BytesPushed))
-	a.showRefs(rep)
+	if err := w.Flush(); err != nil {
+		return err
+	}
+	fmt.Fprintf(a.Out, "\n%s in %s (%s, pulled %s, pushed %s)\n", countWords(rep), seconds(rep.Seconds), requests(rep), bytesText(rep.BytesPulled), bytesText(rep.BytesPushed))
+	return a.showRefs(rep)
 }
 
-func (a *app) showRefs(rep *build.Report) {
-	w := tabwriter.NewWriter(a.out, 0, 4, 2, ' ', 0)
+func (a *app) showRefs(rep *build.Report) error {
+	w := a.table()
 	for _, img := range rep.Images {
 		if img.Ref != "" {
-			fmt.Fprintf(w, "%s\t%s\n", imageLabel(img), img.Ref)
+			fmt.Fprintf(w, "%s\t%s\n", imageLabel(rep, img), img.Ref)
 		}
 	}
-	_ = w.Flush()
+	return w.Flush()
 }
 
-func imageLabel(img build.ImageReport) string {
-	if img.Name == "" {
+// made reports whether this run made and published the stage.
+func made(s build.StageReport) bool {
+	return s.Result == build.ResultAssembled || s.Result == build.ResultBuilt
+}
+
+// imageLabel names an image for people, with its platform where it has several.
+func imageLabel(rep *build.Report, img build.ImageReport) string {
+	label := nameLabel(img.Name)
+	for _, other := range rep.Images {
+		if other.Name == img.Name && other.Platform != img.Platform {
+			return label + " (" + string(img.Platform) + ")"
+		}
+	}
+	return label
+}
+
+func nameLabel(name string) string {
+	if name == "" {
 		return "(nameless)"
 	}
-	return img.Name
+	return name
 }
 
-// untouched reports whether the run made and took over nothing.
-func untouched(rep *build.Report) bool {
-	for _, img := range rep.Images {
-		for _, s := range img.Stages {
-			if s.Result != build.ResultCached {
-				return false
-			}
-		}
-	}
-	return true
-}
-
-// count says how many stages came how.
-func count(rep *build.Report) string {
+// count counts the stages, each once, by how they came.
+func count(rep *build.Report) map[build.Result]int {
 	n := map[build.Result]int{}
-	seen := map[string]bool{}
+	seen := map[stages.Digest]bool{}
 	for _, img := range rep.Images {
 		for _, s := range img.Stages {
-			if !seen[s.Digest.Hex()] {
-				seen[s.Digest.Hex()] = true
+			if !seen[s.Digest] {
+				seen[s.Digest] = true
 				n[s.Result]++
 			}
 		}
 	}
+	return n
+}
+
+func countWords(rep *build.Report) string {
+	n := count(rep)
 	var parts []string
 	for _, r := range []build.Result{build.ResultBuilt, build.ResultAssembled, build.ResultAdopted, build.ResultCached} {
 		if n[r] > 0 {
@@ -85,75 +100,55 @@ func count(rep *build.Report) string {
 }
 
 func requests(rep *build.Report) string {
-	return fmt.Sprintf("%d registry and %d ledger requests", rep.Requests.Registry, rep.Requests.Ledger)
+	return fmt.Sprintf("%s, %s", plural(int(rep.Requests.Registry), "registry request"), plural(int(rep.Requests.Ledger), "ledger request"))
 }
 
 // showFailure writes what a failed command said, how to reproduce it, and what
 // the run leaves behind.
-func (a *app) showFailure(rep *build.Report, err error) {
+func (a *app) showFailure(ctx context.Context, rep *build.Report, err error) {
 	var exit *engine.ExitError
-	if errors.As(err, &exit) {
-		a.showCommand(exit)
+	if errors.As(err, &exit) && !interrupted(ctx) {
+		a.showCommand(rep, exit)
 	}
-	kept := 0
-	for _, img := range rep.Images {
-		for _, s := range img.Stages {
-			if s.Result == build.ResultBuilt || s.Result == build.ResultAssembled {
-				kept++
-			}
-		}
+	n := count(rep)
+	published := n[build.ResultBuilt] + n[build.ResultAssembled]
+	if published > 0 || interrupted(ctx) {
+		fmt.Fprintf(a.Err, "published: %s; the next build goes on from there\n", plural(published, "finished stage"))
 	}
-	if kept > 0 {
-		fmt.Fprintf(a.err, "%d stages were finished and published; the next build goes on from them\n", kept)
+	if len(rep.Kept) > 0 {
+		fmt.Fprintf(a.Err, "kept in the local cache: %s; the next build publishes what is kept\n", plural(len(rep.Kept), "finished stage"))
 	}
 }
 
-func (a *app) showCommand(e *engine.ExitError) {
-	fmt.Fprintf(a.err, "\n%s failed with exit code %d", e.Job.Name, e.Code)
-	if e.Command != "" {
-		fmt.Fprintf(a.err, " in: %s", printable(e.Command))
-	}
-	fmt.Fprintln(a.err)
+func (a *app) showCommand(rep *build.Report, e *engine.ExitError) {
+	fmt.Fprintf(a.Err, "\n%s failed with exit code %d\n", printable(e.Job.Name), e.Code)
 	if len(e.Output) > 0 {
-		fmt.Fprintln(a.err, "last lines:")
-		for _, l := range e.Output {
-			fmt.Fprintf(a.err, "  | %s\n", printable(l))
+		fmt.Fprintln(a.Err, "last lines:")
+		for _, l := range outputOf(e) {
+			fmt.Fprintf(a.Err, "  | %s\n", l)
 		}
 	}
 	if c := e.Job.Commands; c != nil {
-		fmt.Fprintf(a.err, "reproduce it in the stage below with %s -e:\n", c.Interpreter)
+		fmt.Fprintf(a.Err, "to reproduce it, run with %s -e in %s:\n", c.Interpreter, a.below(rep, e.Job.Key))
 		for _, l := range c.Script {
-			fmt.Fprintf(a.err, "  $ %s\n", strings.ReplaceAll(printable(l), "\n", "\n    "))
+			fmt.Fprintf(a.Err, "  %s\n", indented(printable(l), "  "))
 		}
 	}
 }
 
-// seconds writes a duration given in seconds for people.
-func seconds(s float64) string {
-	return shortDuration(time.Duration(s * float64(time.Second)))
-}
-
-func shortDuration(d time.Duration) string {
-	switch {
-	case d < time.Second:
-		return fmt.Sprintf("%d ms", d.Milliseconds())
-	case d < time.Minute:
-		return fmt.Sprintf("%.1f s", d.Seconds())
-	default:
-		return fmt.Sprintf("%d m %02d s", int(d.Minutes()), int(d.Seconds())%60)
+// below names what the stage with a digest stands on, by reference where it is published.
+func (a *app) below(rep *build.Report, digest string) string {
+	for _, img := range rep.Images {
+		for i, s := range img.Stages {
+			if i == 0 || s.Digest.String() != digest {
+				continue
+			}
+			parent := img.Stages[i-1]
+			if parent.Manifest != nil && a.settings.Storage != wire.Local {
+				return a.settings.Storage + "@" + parent.Manifest.String()
+			}
+			return "the stage below, " + parent.Name
+		}
 	}
-}
-
-// bytesText writes a size in decimal units.
-func bytesText(n int64) string {
-	const unit = 1000
-	if n < unit {
-		return fmt.Sprintf("%d B", n)
-	}
-	div, exp := int64(unit), 0
-	for m := n / unit; m >= unit && exp < 4; m /= unit {
-		div *= unit
-		exp++
-	}
-	return fmt.Sprintf("%.1f %cB", float64(n)/float64(div), "kMGTP"[exp])
+	return "the stage below"
 }

@@ -8,11 +8,17 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
+	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/storage/storagetest"
 )
 
 func (a *app) storageCommand() *cobra.Command {
-	cmd := &cobra.Command{Use: "storage", Short: "Look at a stages storage"}
+	cmd := group(&cobra.Command{
+		Use:     "storage",
+		Short:   "Look at a stages storage",
+		Long:    `The commands of storage are about the repository that stages live in.`,
+		Example: "  cairn storage check registry.example.com/shop/stages",
+	})
 	cmd.AddCommand(&cobra.Command{
 		Use:   "check REPOSITORY",
 		Short: "Try whether a repository can serve as stages storage",
@@ -53,6 +59,9 @@ func (a *app) checkStorage(ctx context.Context, address string) error {
 	if err != nil {
 		return err
 	}
+	if _, err := s.Resolve(ctx, storage.ProjectTag); err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return err // not worth a try of everything
+	}
 	run, err := newSalt(a.host.Rand)
 	if err != nil {
 		return err
@@ -71,35 +80,35 @@ func (a *app) checkStorage(ctx context.Context, address string) error {
 			failed++
 		}
 		all = append(all, rep)
-		if a.output == "text" {
+		if a.output == formatText {
 			a.showCheck(rep)
 		}
 	}
 	if err := context.Cause(ctx); err != nil {
 		return err
 	}
-	if a.output == "json" {
-		if err := writeJSON(a.out, all); err != nil {
+	if a.output == formatJSON {
+		if err := writeJSON(a.Out, all); err != nil {
 			return err
 		}
 	} else {
-		fmt.Fprintf(a.out, "%d of %d checks passed or are optional\n", len(all)-failed, len(all))
+		fmt.Fprintf(a.Out, "%d of %d checks passed or are optional\n", len(all)-failed, len(all))
 	}
 	if failed > 0 {
-		return &reportedError{errCheckFailed}
+		return &reportedError{errCheckFailed} // the outcome of each check is on standard output
 	}
 	return nil
 }
 
 func (a *app) showCheck(r checkReport) {
-	fmt.Fprintf(a.out, "%-11s  %-40s  %s\n", r.Outcome, r.Name, seconds(r.Seconds))
+	fmt.Fprintf(a.Out, "%-11s  %-40s  %s\n", r.Outcome, r.Name, seconds(r.Seconds))
 	if r.Error != "" {
-		fmt.Fprintf(a.out, "             %s\n             why it matters: %s\n", printable(r.Error), r.Why)
+		fmt.Fprintf(a.Out, "             %s\n             why it matters: %s\n", printable(r.Error), r.Why)
 	}
 	for _, n := range r.Notes {
-		fmt.Fprintf(a.out, "             note: %s\n", printable(n))
+		fmt.Fprintf(a.Out, "             note: %s\n", printable(n))
 	}
 	for _, l := range r.Leftovers {
-		fmt.Fprintf(a.out, "             left behind: %s\n", printable(l))
+		fmt.Fprintf(a.Out, "             left behind: %s\n", printable(l))
 	}
 }

@@ -11,8 +11,10 @@ import (
 
 func (a *app) versionCommand() *cobra.Command {
 	return &cobra.Command{
-		Use:     "version",
-		Short:   "Print the version",
+		Use:   "version",
+		Short: "Print the version",
+		Long: `Version prints what this program is and which recipes it writes: two versions with
+one recipe format name stages alike and share them.`,
 		Example: "  cairn version --output json",
 		Args:    usageArgs(cobra.NoArgs),
 		RunE: func(*cobra.Command, []string) error {
@@ -22,21 +24,11 @@ func (a *app) versionCommand() *cobra.Command {
 				Go           string `json:"go"`
 				Platform     string `json:"platform"`
 			}{version, stages.RecipeFormat, runtime.Version(), runtime.GOOS + "/" + runtime.GOARCH}
-			if a.output == "json" {
-				return writeJSON(a.out, v)
+			if a.output == formatJSON {
+				return writeJSON(a.Out, v)
 			}
-			_, err := fmt.Fprintf(a.out, "cairn %s (recipe format %d, %s, %s)\n", v.Version, v.RecipeFormat, v.Go, v.Platform)
+			_, err := fmt.Fprintf(a.Out, "cairn %s (recipe format %d, %s, %s)\n", v.Version, v.RecipeFormat, v.Go, v.Platform)
 			return err
 		},
-	}
-}
-
-// usageArgs makes a wrong number of arguments a usage error.
-func usageArgs(check cobra.PositionalArgs) cobra.PositionalArgs {
-	return func(cmd *cobra.Command, args []string) error {
-		if err := check(cmd, args); err != nil {
-			return &usageError{err}
-		}
-		return nil
 	}
 }

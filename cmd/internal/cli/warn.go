@@ -1,0 +1,99 @@
+package cli
+
+import (
+	"context"
+	"fmt"
+	"slices"
+	"strings"
+
+	"github.com/cairnbuild/cairn/cmd/internal/wire"
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/build"
+	"github.com/cairnbuild/cairn/stages/config"
+)
+
+// maxListed is how many things of a kind a warning names.
+const maxListed = 10
+
+func (a *app) warnf(format string, args ...any) {
+	fmt.Fprintf(a.Err, "warning: %s\n", printable(fmt.Sprintf(format, args...)))
+}
+
+// warnConfig passes on what has no effect in the configuration.
+func (a *app) warnConfig(p *config.Project) {
+	for i, w := range p.Warnings {
+		if i == maxListed {
+			a.warnf("… and %d more", len(p.Warnings)-maxListed)
+			return
+		}
+		a.warnf("%v", w)
+		if w.Hint != "" {
+			fmt.Fprintf(a.Err, "  hint: %s\n", printable(w.Hint))
+		}
+	}
+}
+
+// warnUnpinned names the bases of which a registry decides from day to day what
+// they are.
+func (a *app) warnUnpinned(p *stages.Plan) {
+	switch bases := unpinned(p); len(bases) {
+	case 0:
+	case 1:
+		a.warnf("base %s is not pinned: run \"cairn lock\" and commit cairn.lock", bases[0])
+	default:
+		a.warnf("%d bases are not pinned (%s): run \"cairn lock\" and commit cairn.lock", len(bases), list(bases))
+	}
+}
+
+func unpinned(p *stages.Plan) []string {
+	var out []string
+	for s := range allStages(p) {
+		if s.BaseRef != nil && !s.BaseRef.Pinned && !slices.Contains(out, s.BaseRef.Name) {
+			out = append(out, s.BaseRef.Name)
+		}
+	}
+	return out
+}
+
+// list names the first few of names.
+func list(names []string) string {
+	if more := len(names) - maxListed; more > 0 {
+		return fmt.Sprintf("%s and %d more", strings.Join(names[:maxListed], ", "), more)
+	}
+	return strings.Join(names, ", ")
+}
+
+// warnDirty tells, where there is something to tell, what the work tree has and
+// the commit has not.
+func (a *app) warnDirty(ctx context.Context, p *wire.Project, tell func(string)) {
+	if a.settings.Dev {
+		return
+	}
+	changes, err := p.Repo.Dirty(ctx)
+	if err != nil || len(changes) == 0 {
+		return // a build from the commit does not need the work tree
+	}
+	var b strings.Builder
+	fmt.Fprintf(&b, "warning: %s left out (--dev includes them):", plural(len(changes), "uncommitted change"))
+	for i, c := range changes {
+		if i == maxListed {
+			fmt.Fprintf(&b, "\n  … and %d more", len(changes)-maxListed)
+			break
+		}
+		fmt.Fprintf(&b, "\n  %s %s", c.Kind, oneLine(c.Path))
+	}
+	tell(b.String())
+}
+
+// warnAlone says, after a build that published, that nobody on another host
+// would have been waited for.
+func (a *app) warnAlone(rep *build.Report) {
+	if a.settings.Synchronization == wire.Local && a.settings.Storage != wire.Local && rep.Requests.Ledger > 0 {
+		a.warnf("--synchronization is %s: only runners of this host coordinate what they publish to %s", wire.Local, a.settings.Storage)
+	}
+}
+
+// oneLine is printable for a name, which has no business with line breaks.
+func oneLine(s string) string {
+	return strings.NewReplacer("\n", "\uFFFD", "\t", "\uFFFD").Replace(printable(s))
+}
