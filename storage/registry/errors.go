@@ -33,6 +33,8 @@ type refusal struct {
 	token bool
 	// attempt counts from 1; in later ones an earlier one may have worked unseen.
 	attempt int
+	// sound is that of the call.
+	sound bool
 }
 
 func (r *refusal) Error() string {
@@ -128,6 +130,10 @@ func (r *refusal) class() error {
 		return storage.ErrTransient
 	case r.token, s == http.StatusUnauthorized:
 		return storage.ErrUnauthorized
+	case r.code == "DIGEST_INVALID" && r.sound:
+		// docker-registry 2.8 says so of a correct manifest while another upload of
+		// one of its blobs is being completed.
+		return storage.ErrTransient
 	case invalidCode(r.code):
 		return storage.ErrInvalid
 	case s == http.StatusForbidden:

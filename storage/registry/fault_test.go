@@ -77,6 +77,7 @@ func TestFaultsGetTheirClass(t *testing.T) {
 		{"an immutable tag with another one exists (403)", answer("PUT", 403, json, errorBody("DENIED", "")), publish(other), storage.ErrExists, "PUT HEAD", 0},
 		{"an immutable tag with another one exists (400)", answer("PUT", 400, json, errorBody("TAG_IMMUTABLE", "")), publish(other), storage.ErrExists, "PUT HEAD", 0},
 		{"a manifest that is refused as invalid is not looked for", answer("PUT", 400, json, errorBody("MANIFEST_INVALID", "")), publish(m), storage.ErrInvalid, "PUT", 0},
+		{"a registry that is wrong about a digest is asked again", times(1, answer("PUT", 400, json, errorBody("DIGEST_INVALID", ""))), publish(m), nil, "PUT PUT", 1},
 		{"a blob stored as something else is corrupt", answer("PUT", 201, map[string]string{"Docker-Content-Digest": m.Descriptor.Digest.String()}, ""), push, storage.ErrCorrupt, "POST PUT", 0},
 	}
 	for _, tt := range tests {

@@ -105,6 +105,7 @@ func (s *Storage) putManifest(ctx context.Context, op, ref string, m storage.Man
 	if err := m.Verify(); err != nil {
 		return c.fail(ctx, err)
 	}
+	c.sound = true
 	c.header = withHeader("Content-Type", m.Descriptor.MediaType)
 	c.body = payload{
 		open: func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(m.Bytes)), nil },

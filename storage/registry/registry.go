@@ -16,9 +16,10 @@ import (
 
 // Storage is a repository of a registry. It is safe for concurrent use.
 type Storage struct {
-	repo  name.Repository
-	host  *host
-	hints hints
+	repo   name.Repository
+	host   *host
+	hints  hints
+	pushes pushes
 	// unmountable has the neighbours that the registry refuses to mount from.
 	unmountable *sync.Map
 }

@@ -28,7 +28,10 @@ type call struct {
 	// accept are the statuses besides 2xx that the caller deals with.
 	accept []int
 	// stay: a redirect to another host is an answer, not to be followed.
-	stay              bool
+	stay bool
+	// sound: the body has been checked, so that the registry is wrong who says
+	// that its digest does not match.
+	sound             bool
 	stream, unlimited bool
 }
 
@@ -69,7 +72,7 @@ func (h *host) try(ctx context.Context, c call, attempt int) (*http.Response, er
 		return resp, nil
 	}
 	r := refusalOf(resp)
-	r.attempt = attempt
+	r.attempt, r.sound = attempt, c.sound
 	return nil, r
 }
 

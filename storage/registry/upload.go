@@ -55,7 +55,12 @@ func (h *hints) take(d digest.Digest) hint {
 // PushBlob implements [storage.Pusher] with a POST and a PUT. Blobs of more than
 // 1 MiB are asked for by a HEAD before, unless HasBlob or MountBlob has just done so.
 // After a MountBlob that was answered with an upload, the POST is spared too.
+// Who pushes what is on its way already waits for that.
 func (s *Storage) PushBlob(ctx context.Context, d ocispec.Descriptor, c storage.Content) error {
+	return s.pushes.once(ctx, d.Digest, func() error { return s.pushBlob(ctx, d, c) })
+}
+
+func (s *Storage) pushBlob(ctx context.Context, d ocispec.Descriptor, c storage.Content) error {
 	u := upload{s: s, d: d, content: c, operation: operation{"push blob", s.Address(), d.Digest.String()}}
 	if err := d.Digest.Validate(); err != nil || d.Size < 0 {
 		return u.fail(ctx, invalid("digest %q or size %d cannot be", tidy(d.Digest.String()), d.Size))

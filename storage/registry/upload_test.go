@@ -2,14 +2,19 @@ package registry
 
 import (
 	"bytes"
+	"context"
+	"errors"
 	"fmt"
 	"io"
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/synctest"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cairnbuild/cairn/storage"
 )
@@ -102,6 +107,52 @@ func TestAnEmptyBlobCanBeSent(t *testing.T) {
 	got, err := read(t, s, blobOf(nil))
 	if err != nil || len(got) != 0 {
 		t.Errorf("read %q, %v", got, err)
+	}
+}
+
+func TestABlobThatIsOnItsWayIsNotSentASecondTime(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var p pushes
+		var calls atomic.Int32
+		release := make(chan struct{})
+		var g errgroup.Group
+		for range 5 {
+			g.Go(func() error {
+				return p.once(t.Context(), "a", func() error { calls.Add(1); <-release; return nil })
+			})
+		}
+		synctest.Wait()
+		ended, cancel := context.WithCancelCause(t.Context())
+		cancel(io.ErrNoProgress)
+		if err := p.once(ended, "a", func() error { return nil }); !errors.Is(err, io.ErrNoProgress) {
+			t.Errorf("a caller whose context has ended gets %v", err)
+		}
+		close(release)
+		if err := g.Wait(); err != nil || calls.Load() != 1 {
+			t.Errorf("sent %d times, %v", calls.Load(), err)
+		}
+	})
+}
+
+func TestAPushThatFailedIsTriedByTheNextCaller(t *testing.T) {
+	var p pushes
+	failed := errors.New("failed")
+	begun := make(chan struct{})
+	release := make(chan struct{})
+	var g errgroup.Group
+	g.Go(func() error {
+		err := p.once(t.Context(), "a", func() error { close(begun); <-release; return failed })
+		if !errors.Is(err, failed) {
+			return fmt.Errorf("the first got %w", err)
+		}
+		return nil
+	})
+	<-begun
+	calls := 0
+	g.Go(func() error { return p.once(t.Context(), "a", func() error { calls++; return nil }) })
+	close(release)
+	if err := g.Wait(); err != nil || calls != 1 {
+		t.Errorf("called %d times, %v", calls, err)
 	}
 }
 

@@ -129,4 +129,3 @@ func WriteLayout(dir string, img v1.Image, ref string) error {
 func named(ref string) func(v1.Descriptor) bool {
 	return func(d v1.Descriptor) bool { return d.Annotations[ocispec.AnnotationRefName] == ref }
 }
-
