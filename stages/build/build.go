@@ -138,7 +138,7 @@ type run struct {
 	engine *engineSlot
 	pad    Pad
 	slots  chan struct{}
-	marked onceErr
+	marked *once
 	// spawn runs a function under the run's own context: what one stage asks for
 	// must not end with that stage's hold on its entry.
 	spawn func(func(ctx context.Context) error)
@@ -153,8 +153,9 @@ type run struct {
 func newRun(o Options) *run {
 	r := &run{
 		Options: o,
-		ledger:  &ledger{open: o.Ledger, storage: o.Storage.Address(), sticky: o.KeepLocal},
-		engine:  &engineSlot{start: o.Engine},
+		ledger:  &ledger{turn: newTurn(), open: o.Ledger, storage: o.Storage.Address(), sticky: o.KeepLocal},
+		engine:  &engineSlot{starting: newTurn(), start: o.Engine},
+		marked:  newOnce(),
 		slots:   make(chan struct{}, max(1, o.Parallel)),
 		nodes:   make(map[stages.Digest]*node),
 	}
@@ -246,22 +247,5 @@ func cause(ctx context.Context, err error) error {
 	if ctx.Err() != nil && errors.Is(err, context.Canceled) {
 		return context.Cause(ctx)
 	}
-	return err
-}
-
-// onceErr runs a function until it succeeds once.
-type onceErr struct {
-	mu   sync.Mutex
-	done bool
-}
-
-func (o *onceErr) do(f func() error) error {
-	o.mu.Lock()
-	defer o.mu.Unlock()
-	if o.done {
-		return nil
-	}
-	err := f()
-	o.done = err == nil
 	return err
 }

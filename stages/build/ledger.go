@@ -3,7 +3,6 @@ package build
 import (
 	"context"
 	"errors"
-	"sync"
 	"time"
 
 	"github.com/cairnbuild/cairn/synchronization"
@@ -21,7 +20,8 @@ type ledger struct {
 	// made meanwhile stays local, and so does all that stands on it.
 	sticky bool
 
-	mu   sync.Mutex
+	// turn is had by who uses what follows.
+	turn turn
 	away error
 	l    *synchronization.Ledger
 	sess *synchronization.Session
@@ -31,8 +31,10 @@ type ledger struct {
 // session returns the session of this run. It fails with
 // [synchronization.ErrUnavailable] while there is no ledger.
 func (h *ledger) session(ctx context.Context) (*synchronization.Session, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	if err := h.turn.take(ctx); err != nil {
+		return nil, err
+	}
+	defer h.turn.give()
 	if h.sess != nil {
 		return h.sess, nil
 	}
@@ -90,8 +92,10 @@ const localLedger = ":local"
 
 // identity names the ledger, in this incarnation, for the storage's marker.
 func (h *ledger) identity(ctx context.Context) (string, error) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	if err := h.turn.take(ctx); err != nil {
+		return "", err
+	}
+	defer h.turn.give()
 	if err := h.bound(ctx); err != nil {
 		return "", err
 	}
@@ -104,17 +108,18 @@ func (h *ledger) identity(ctx context.Context) (string, error) {
 // rejoin ends a lost session, so that the next step begins a new one. Its record
 // goes, so that nobody waits for the end of its time, this run least of all.
 func (h *ledger) rejoin(ctx context.Context) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
+	if h.turn.take(ctx) != nil {
+		return // the run has ended, and closes the session
+	}
+	defer h.turn.give()
 	if h.sess != nil && h.sess.Context().Err() != nil {
 		h.leave(ctx)
 	}
 }
 
-// close ends the session. Entries that were not decided become free at once.
+// close ends the session. Entries that were not decided become free at once. All
+// that uses the ledger has ended.
 func (h *ledger) close(ctx context.Context) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
 	if h.sess != nil {
 		h.leave(ctx)
 	}

@@ -405,7 +405,8 @@ func (j *jobMaker) progress(e engine.Event) {
 
 // engineSlot starts the engine when the first stage needs it, and again after it died.
 type engineSlot struct {
-	start func(ctx context.Context) (Engine, error)
+	start    func(ctx context.Context) (Engine, error)
+	starting turn
 
 	mu  sync.Mutex
 	now Engine
@@ -414,17 +415,28 @@ type engineSlot struct {
 }
 
 func (e *engineSlot) get(ctx context.Context) (Engine, int, error) {
+	if err := e.starting.take(ctx); err != nil {
+		return nil, 0, err
+	}
+	defer e.starting.give()
+	if now, gen := e.current(); now != nil {
+		return now, gen, nil
+	}
+	eng, err := e.start(ctx)
+	if err != nil {
+		return nil, 0, fmt.Errorf("start the engine: %w", err)
+	}
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	if e.now == nil {
-		eng, err := e.start(ctx)
-		if err != nil {
-			return nil, 0, err
-		}
-		e.now = eng
-		e.gen++
-	}
-	return e.now, e.gen, nil
+	e.now = eng
+	e.gen++
+	return eng, e.gen, nil
+}
+
+func (e *engineSlot) current() (Engine, int) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.now, e.gen
 }
 
 func (e *engineSlot) lost(gen int) {

@@ -40,7 +40,7 @@ func (e *ForeignStorageError) Error() string {
 // project's and that all its runners use one ledger: two ledgers on one storage
 // would each let somebody publish the same stage.
 func (r *run) checkMarker(ctx context.Context) error {
-	return r.marked.do(func() error {
+	return r.marked.do(ctx, func() error {
 		ledger, err := r.ledger.identity(ctx)
 		if err != nil {
 			return err
@@ -62,7 +62,7 @@ func (r *run) checkMarker(ctx context.Context) error {
 // checkOwner is the part of checkMarker that needs no ledger, for a run that has
 // found all stages and only names the build.
 func (r *run) checkOwner(ctx context.Context) error {
-	return r.marked.do(func() error {
+	return r.marked.do(ctx, func() error {
 		m, err := r.Storage.Manifest(ctx, storage.ProjectTag)
 		if errors.Is(err, storage.ErrNotFound) {
 			return nil // it comes with the next stage

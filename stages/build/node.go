@@ -42,7 +42,7 @@ type node struct {
 	inPad, local bool
 	err          error
 
-	loading sync.Mutex      // held while image is read
+	loading turn            // had by who reads image
 	image   *assemble.Image // the published image, loaded when first needed
 }
 
@@ -66,7 +66,7 @@ type candidate struct {
 }
 
 func newNode(s *stages.Stage, label string) *node {
-	return &node{stage: s, label: label, ran: make(chan struct{}), done: make(chan struct{})}
+	return &node{stage: s, label: label, ran: make(chan struct{}), done: make(chan struct{}), loading: newTurn()}
 }
 
 // ensure has n brought, once.
@@ -210,8 +210,10 @@ func (r *run) base(ctx context.Context, n *node) (*assemble.Image, *candidate, e
 
 // loaded returns the published image of n.
 func (r *run) loaded(ctx context.Context, n *node) (*assemble.Image, error) {
-	n.loading.Lock()
-	defer n.loading.Unlock()
+	if err := n.loading.take(ctx); err != nil {
+		return nil, err
+	}
+	defer n.loading.give()
 	if n.image != nil {
 		return n.image, nil
 	}
