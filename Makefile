@@ -3,7 +3,7 @@
 VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
 GO ?= go
 MODULE := github.com/cairnbuild/cairn
-LDFLAGS := -s -w -X $(MODULE)/cmd/internal/cli.version=$(VERSION)
+LDFLAGS := -s -w -X $(MODULE)/cmd/internal/cli.version=$(VERSION) -X main.version=$(VERSION)
 # Only these are for other systems than Linux as well: the daemon needs Linux.
 CLIENT := ./cmd/cairn
 FUZZTIME ?= 20s

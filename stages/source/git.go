@@ -8,6 +8,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"time"
 )
@@ -22,11 +23,13 @@ const killDelay = 2 * time.Second
 // fixedOptions stand before every git command. They keep the repository's
 // configuration from running programs (file system monitor, hooks) and take
 // paths as they are.
-var fixedOptions = [...]string{
-	"--no-pager", "--literal-pathspecs",
-	"-c", "core.fsmonitor=false",
-	"-c", "core.hooksPath=" + os.DevNull,
-	"-c", "submodule.recurse=false",
+func fixedOptions() []string {
+	return []string{
+		"--no-pager", "--literal-pathspecs",
+		"-c", "core.fsmonitor=false",
+		"-c", "core.hooksPath=" + os.DevNull,
+		"-c", "submodule.recurse=false",
+	}
 }
 
 // git runs git commands in one directory.
@@ -39,7 +42,7 @@ type git struct {
 // command returns a git command that dies with ctx and whose standard error
 // goes to the returned buffer.
 func (g git) command(ctx context.Context, args ...string) (*exec.Cmd, *tail) {
-	all := append(append(append([]string{}, fixedOptions[:]...), g.options...), args...)
+	all := slices.Concat(fixedOptions(), g.options, args)
 	cmd := exec.CommandContext(ctx, "git", all...)
 	cmd.Dir = g.dir
 	cmd.Env = gitEnvironment(os.Environ())
@@ -111,16 +114,6 @@ func exited(err error) bool {
 	return errors.As(err, &exit) && exit.Exited()
 }
 
-// keptVariables are git's own variables that are passed on: where the user's
-// configuration is (safe.directory counts only from there), where discovery
-// ends, and how a partial clone is fetched. All others of git's are dropped,
-// since they name another repository, index or object store, as in a hook.
-var keptVariables = [...]string{
-	"GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_COUNT",
-	"GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM", "GIT_EXEC_PATH",
-	"GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS",
-}
-
 // gitEnvironment returns the environment of a git process, given that of this one.
 func gitEnvironment(environ []string) []string {
 	out := make([]string, 0, len(environ)+4)
@@ -142,11 +135,16 @@ func gitEnvironment(environ []string) []string {
 	)
 }
 
+// keepVariable reports whether one of git's own variables is passed on: where the
+// user's configuration is (safe.directory counts only from there), where
+// discovery ends, and how a partial clone is fetched. All others of git's are
+// dropped, since they name another repository, index or object store, as in a hook.
 func keepVariable(name string) bool {
-	for _, k := range keptVariables {
-		if name == k {
-			return true
-		}
+	switch name {
+	case "GIT_CONFIG_GLOBAL", "GIT_CONFIG_SYSTEM", "GIT_CONFIG_NOSYSTEM", "GIT_CONFIG_COUNT",
+		"GIT_CEILING_DIRECTORIES", "GIT_DISCOVERY_ACROSS_FILESYSTEM", "GIT_EXEC_PATH",
+		"GIT_SSH", "GIT_SSH_COMMAND", "GIT_ASKPASS":
+		return true
 	}
 	return strings.HasPrefix(name, "GIT_CONFIG_KEY_") || strings.HasPrefix(name, "GIT_CONFIG_VALUE_")
 }
