@@ -2,6 +2,7 @@ package cli
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"fmt"
 	"io"
@@ -314,6 +315,10 @@ func classifyStorage(err error) (int, string) {
 	}
 	if e.Storage == wire.Local {
 		return exitStorage, localHint(e.Class)
+	}
+	var certificate *tls.CertificateVerificationError
+	if errors.As(e, &certificate) {
+		return exitStorage, "name the authority that signed the registry's certificate with --registry-ca, or have its certificate renewed"
 	}
 	hints := map[error]string{
 		storage.ErrNotFound:     "check name, tag and platform; a repository that needs \"docker login\" may look as if it did not exist",
