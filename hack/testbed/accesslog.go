@@ -100,6 +100,12 @@ func (l *accessLog) snapshot() []Request {
 	return append([]Request(nil), l.requests...)
 }
 
+func (l *accessLog) len() int {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return len(l.requests)
+}
+
 func (l *accessLog) reset() {
 	l.mu.Lock()
 	defer l.mu.Unlock()
