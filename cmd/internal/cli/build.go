@@ -118,9 +118,10 @@ func (a *app) closeBuild(ctx context.Context, rep *build.Report, err error) erro
 		// It did what --unsynchronized told it, which is not what others can use.
 		err = &build.KeptError{Kept: rep.Kept, Err: errors.New("the ledger could not be reached")}
 	}
-	a.warnAlone(rep)
 	if err != nil {
 		a.showFailure(ctx, rep, err)
+	} else {
+		a.warnAlone(rep)
 	}
 	if a.output == formatJSON {
 		doc := buildDocument{Report: rep}

@@ -108,6 +108,8 @@ func failureOf(ctx context.Context, err error) failure {
 	}
 	var exit *engine.ExitError
 	if errors.As(err, &exit) {
+		// It names the stage itself, and what is kept is told apart from it.
+		f.Message = printable(exit.Error())
 		f.Command = &failedCommand{Stage: exit.Job.Name, Code: exit.Code, Output: outputOf(exit)}
 	}
 	return f
@@ -251,7 +253,7 @@ func classifyBuild(err error) (int, string) {
 	var kept *build.KeptError
 	switch {
 	case errors.As(err, &exit):
-		return exitCommand, "the last lines of its output are above; a command sees only files that stageDependencies declares for its stage"
+		return exitCommand, exitHint(exit.Code)
 	case errors.As(err, &foreign) && foreign.What == "project":
 		return exitStorage, "give each project a repository of its own with --stages-storage"
 	case errors.As(err, &foreign) && foreign.What == "ledger":
@@ -262,6 +264,20 @@ func classifyBuild(err error) (int, string) {
 		return exitKept, "run the build again when the cause is gone: nothing that was made is lost"
 	}
 	return 0, ""
+}
+
+// exitHint explains the exit codes that shells give a meaning.
+func exitHint(code int) string {
+	switch code {
+	case 126:
+		return "a program could not be run: is it executable, also in git (git update-index --chmod=+x)?"
+	case 127:
+		return "a program was not found: install it in an earlier command, or choose a base that has it"
+	case 137:
+		return "it was killed (SIGKILL), most often because memory ran out: try --parallel 1"
+	default:
+		return "its last lines say why; a command sees only files that stageDependencies declares for its stage"
+	}
 }
 
 // classifyImage is about a configuration that does not fit the image that it is
