@@ -122,7 +122,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 		o.Delta = synchronization.DefaultDelta
 	}
 	r := newRun(o)
-	err = errors.Join(r.all(ctx, root), r.closeFiles())
+	err = errors.Join(cause(ctx, r.all(ctx, root)), r.closeFiles())
 	r.ledger.close(ctx)
 	rep := r.report(root)
 	if err != nil && len(rep.Kept) > 0 {
@@ -230,7 +230,7 @@ func (r *run) all(ctx context.Context, root stages.Digest) error {
 		r.ensure(r.node(img.Final()))
 	}
 	if err := group.Wait(); err != nil {
-		return cause(ctx, err)
+		return err
 	}
 	if r.anyLocal() {
 		return nil // not all names exist, so there is nothing that an index could list

@@ -158,9 +158,9 @@ func (r *run) renew(gone *node) bool {
 	return true
 }
 
-// ours reports whether this run made what n was published as.
+// ours reports whether n was published under an entry of this run.
 func (n *node) ours() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	return n.result == ResultBuilt || n.result == ResultAssembled
+	return n.owned
 }

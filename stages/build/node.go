@@ -40,6 +40,7 @@ type node struct {
 	// inPad: what was made lies in the local cache and is not published. local:
 	// that is how the run leaves it, for want of a ledger.
 	inPad, local bool
+	owned        bool // it was published under an entry of this run
 	err          error
 
 	loading turn            // had by who reads image
@@ -117,9 +118,20 @@ func (r *run) phase(n *node, p Phase, detail string) {
 // published ends n with the manifest that the storage shows.
 func (r *run) published(n *node, m storage.Manifest, res Result) {
 	n.mu.Lock()
+	if c := n.candidate; c != nil && c.image.Manifest().Descriptor.Digest == m.Descriptor.Digest {
+		res = c.result // made here, whoever gave it its name
+	}
 	n.manifest, n.result, n.inPad = m, res, false
 	n.mu.Unlock()
 	r.tell(Event{Image: n.label, Stage: n.stage, Phase: PhaseDone, Result: res})
+}
+
+// publishedHere is published for what got its name under an entry of this run.
+func (r *run) publishedHere(n *node, m storage.Manifest, res Result) {
+	n.mu.Lock()
+	n.owned = true
+	n.mu.Unlock()
+	r.published(n, m, res)
 }
 
 // endLocally ends n with a result that stays unpublished.

@@ -177,7 +177,7 @@ func (r *run) work(ctx context.Context, s *synchronization.Session, n *node, c *
 		if err != nil {
 			return err
 		}
-		r.published(n, m, res)
+		r.publishedHere(n, m, res)
 		return nil
 	case synchronization.Deleting: // a dead owner's deletion
 		if err := r.deleteDecided(ctx, n, c); err != nil {
@@ -315,7 +315,7 @@ func (r *run) publish(ctx context.Context, n *node, c *synchronization.Claim, ca
 		return err
 	}
 	r.forget(fctx, n)
-	r.published(n, m, cand.result)
+	r.publishedHere(n, m, cand.result)
 	return nil
 }
 

@@ -99,7 +99,13 @@ type world struct {
 
 func newWorld(t testing.TB) *world {
 	t.Helper()
-	m := mem.New(mem.Options{Address: "registry.test/shop"})
+	return newWorldOn(t, mem.Options{})
+}
+
+func newWorldOn(t testing.TB, o mem.Options) *world {
+	t.Helper()
+	o.Address = "registry.test/shop"
+	m := mem.New(o)
 	w := &world{
 		t: t, mem: m, log: &publications{Storage: m, shown: map[string][]digest.Digest{}},
 		ledger: ledgermem.New(time.Now), base: mem.New(mem.Options{Address: "registry.test/base"}),
@@ -236,10 +242,9 @@ type host struct {
 	cache   string
 	events  recorder
 
-	totals  observed.Totals
-	opened  struct{ pad, ledger, engine, base atomic.Int64 }
-	adjust  func(*build.Options)
-	session time.Duration
+	totals observed.Totals
+	opened struct{ pad, ledger, engine, base atomic.Int64 }
+	adjust func(*build.Options)
 }
 
 func (w *world) host() *host {
@@ -275,6 +280,10 @@ func (r *recorder) phases(stage string) []build.Phase {
 	return out
 }
 
+func (h *host) openLedger(ctx context.Context, project string) (*synchronization.Ledger, error) {
+	return synchronization.Open(ctx, h.ledger, project, synchronization.Options{Now: time.Now, Rand: rand.Reader, Holder: "a host"})
+}
+
 // run builds a plan on the host.
 func (h *host) run(ctx context.Context, p *stages.Plan, files build.Files) (*build.Report, error) {
 	var ledgers []*synchronization.Ledger
@@ -297,9 +306,7 @@ func (h *host) run(ctx context.Context, p *stages.Plan, files build.Files) (*bui
 		},
 		Ledger: func(ctx context.Context) (*synchronization.Ledger, error) {
 			h.opened.ledger.Add(1)
-			l, err := synchronization.Open(ctx, h.ledger, p.Project, synchronization.Options{
-				Now: time.Now, Rand: rand.Reader, Holder: "a host", TTL: h.session,
-			})
+			l, err := h.openLedger(ctx, p.Project)
 			if err == nil {
 				ledgers = append(ledgers, l)
 			}
@@ -394,4 +401,41 @@ func (w *world) load(s *stages.Stage) *assemble.Image {
 	img, err := assemble.Load(w.t.Context(), w.mem, m)
 	must(w.t, err)
 	return img
+}
+
+// dropLargest removes the largest blob of a cache on disk.
+func dropLargest(t testing.TB, dir string) {
+	t.Helper()
+	var name string
+	var size int64
+	must(t, filepath.WalkDir(filepath.Join(dir, "blobs"), func(p string, e os.DirEntry, err error) error {
+		if err != nil || e.IsDir() {
+			return err
+		}
+		info, err := e.Info()
+		if err == nil && info.Size() > size {
+			name, size = p, info.Size()
+		}
+		return err
+	}))
+	must(t, os.Remove(name))
+}
+
+func localPad(t testing.TB, dir string) (*local.Storage, error) {
+	t.Helper()
+	return local.Open(t.Context(), dir)
+}
+
+// keptManifest returns the manifest of a result that waits in a cache.
+func keptManifest(t testing.TB, pad *local.Storage, s *stages.Stage) storage.Manifest {
+	t.Helper()
+	artifact, err := pad.Manifest(t.Context(), "kept-"+s.Digest.Hex())
+	must(t, err)
+	v, err := artifact.Image()
+	must(t, err)
+	b, err := storage.ReadBlob(t.Context(), pad, v.Layers[0], storage.MaxManifest)
+	must(t, err)
+	d := v.Layers[0]
+	d.MediaType = ocispec.MediaTypeImageManifest
+	return storage.Manifest{Descriptor: d, Bytes: b}
 }

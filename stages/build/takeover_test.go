@@ -1,0 +1,409 @@
+package build_test
+
+import (
+	"context"
+	"errors"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cairnbuild/cairn/lock/locktest"
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/assemble"
+	"github.com/cairnbuild/cairn/stages/build"
+	"github.com/cairnbuild/cairn/stages/config"
+	"github.com/cairnbuild/cairn/stages/engine"
+	"github.com/cairnbuild/cairn/storage"
+	"github.com/cairnbuild/cairn/storage/faulty"
+	"github.com/cairnbuild/cairn/storage/mem"
+	"github.com/cairnbuild/cairn/synchronization"
+	synchronizationtest "github.com/cairnbuild/cairn/synchronization/synctest"
+)
+
+// app is the smallest image with commands.
+func app() config.Image {
+	return config.Image{Name: "app", Shell: commands(stages.KindInstall)}
+}
+
+// forget takes the build's index away, so that the next run looks at the stages.
+func (w *world) forget(p *stages.Plan) {
+	w.t.Helper()
+	root, err := p.Root()
+	must(w.t, err)
+	must(w.t, w.mem.DeleteTag(w.t.Context(), storage.BuildTag(root)))
+}
+
+// join gives a session in the world's ledger, which ends with the test.
+func (w *world) join() (*synchronization.Session, func()) {
+	w.t.Helper()
+	l, err := w.host().openLedger(w.t.Context(), "shop")
+	must(w.t, err)
+	s, err := l.Join(w.t.Context())
+	must(w.t, err)
+	return s, func() {
+		must(w.t, s.Close(context.WithoutCancel(w.t.Context())))
+		l.Close()
+	}
+}
+
+// sweep drops what the ledger keeps for Δ.
+func (w *world) sweep() {
+	w.t.Helper()
+	time.Sleep(synchronization.DefaultDelta + time.Minute)
+	l, err := w.host().openLedger(w.t.Context(), "shop")
+	must(w.t, err)
+	defer l.Close()
+	must(w.t, l.Sweep(w.t.Context(), func(context.Context, stages.Digest, digest.Digest) (bool, error) { return true, nil }))
+}
+
+// built is a world in which the app exists, and its plan.
+func built(t *testing.T, e *fakeEngine) (*world, *stages.Plan, map[stages.Digest]digest.Digest) {
+	t.Helper()
+	w := newWorld(t)
+	p := w.planOf(noSources{}, nil, app())
+	h := w.host()
+	if e != nil {
+		h.engine = e
+	}
+	_, err := h.run(t.Context(), p, nil)
+	must(t, err)
+	w.forget(p)
+	return w, p, w.manifests(p)
+}
+
+func TestAPublishedStageWhoseTagIsGoneGetsItAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w, p, before := built(t, nil)
+		final := p.Images[0].Final()
+		must(t, w.mem.DeleteTag(t.Context(), storage.StageTag(final.Digest)))
+		h := w.host()
+		rep, err := h.run(t.Context(), p, nil)
+		must(t, err)
+		if after := w.manifests(p); after[final.Digest] != before[final.Digest] || h.engine.count() != 0 {
+			t.Errorf("stage is %s and was %s; commands ran %d times; %s", after[final.Digest], before[final.Digest], h.engine.count(), results(rep))
+		}
+		w.sound()
+	})
+}
+
+func TestADoomedStageIsRescuedOrMadeAgain(t *testing.T) {
+	for _, lost := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w, p, before := built(t, nil)
+			w.sweep()
+			final := p.Images[0].Final()
+			s, end := w.join()
+			_, err := s.Doom(t.Context(), final.Digest)
+			must(t, err)
+			// The cleaner's mark is met by a read that misses the tag for a moment,
+			// or the tag is really gone.
+			h := w.host()
+			if lost {
+				must(t, w.mem.DeleteTag(t.Context(), storage.StageTag(final.Digest)))
+			} else {
+				h.storage = faulty.New(w.log, faulty.On(faulty.FetchManifest, 2, faulty.Fault{Err: storage.ErrNotFound}))
+			}
+			_, err = h.run(t.Context(), p, nil)
+			must(t, err)
+			after := w.manifests(p)
+			if ran := h.engine.count() > 0; ran != lost || (before[final.Digest] == after[final.Digest]) == lost {
+				t.Errorf("tag gone: %v; commands ran: %v; %s was %s", lost, ran, after[final.Digest], before[final.Digest])
+			}
+			end()
+			w.whole()
+			w.free("shop")
+		})
+	}
+}
+
+func TestANewGenerationHasAnotherManifestEvenOfEqualBytes(t *testing.T) {
+	for name, keepTags := range map[string]bool{"names can be deleted": false, "only manifests can be deleted": true} {
+		for _, far := range []int{gone, finished} {
+			synctest.Test(t, func(t *testing.T) {
+				e := newFakeEngine()
+				e.same = true
+				w := newWorldOn(t, mem.Options{KeepTags: keepTags})
+				p := w.planOf(noSources{}, nil, app())
+				h := w.host()
+				h.engine = e
+				_, err := h.run(t.Context(), p, nil)
+				must(t, err)
+				before := w.manifests(p)
+				w.forgetIndex(p)
+				w.sweep()
+				final := p.Images[0].Final()
+				w.withdraw(final, far)
+				_, err = h.run(t.Context(), p, nil)
+				must(t, err)
+				after := w.manifests(p)
+				if after[final.Digest] == before[final.Digest] {
+					t.Errorf("%s: the withdrawn manifest %s is back", name, after[final.Digest])
+				}
+				m, err := w.mem.Manifest(t.Context(), after[final.Digest].String())
+				must(t, err)
+				img, err := m.Image()
+				must(t, err)
+				if img.Annotations[assemble.AnnotationGeneration] == "" {
+					t.Errorf("%s: the new generation has no mark", name)
+				}
+				if n := e.count(); n != 2 {
+					t.Errorf("%s: commands ran %d times", name, n)
+				}
+				w.whole()
+				w.free("shop")
+			})
+		}
+	}
+}
+
+// forgetIndex is forget for a storage that keeps tags.
+func (w *world) forgetIndex(p *stages.Plan) {
+	w.t.Helper()
+	root, err := p.Root()
+	must(w.t, err)
+	d, err := w.mem.Resolve(w.t.Context(), storage.BuildTag(root))
+	must(w.t, err)
+	must(w.t, w.mem.DeleteManifest(w.t.Context(), d.Digest))
+}
+
+// How far a cleaner comes.
+const (
+	decided = iota
+	gone
+	finished
+)
+
+// withdraw deletes a stage as a cleaner does, who may die on the way.
+func (w *world) withdraw(s *stages.Stage, far int) {
+	w.t.Helper()
+	ctx := w.t.Context()
+	session, end := w.join()
+	defer end()
+	c, err := session.Doom(ctx, s.Digest)
+	must(w.t, err)
+	d, err := w.mem.Resolve(ctx, storage.StageTag(s.Digest))
+	must(w.t, err)
+	must(w.t, c.Delete(ctx, d.Digest))
+	if far >= gone {
+		must(w.t, w.mem.DeleteManifest(ctx, d.Digest))
+	}
+	if far >= finished {
+		must(w.t, c.Deleted(ctx))
+	}
+}
+
+// decideAndDie leaves a stage decided and not published by a runner that is gone, whose
+// manifest is then deleted from the storage.
+func (w *world) decideAndDie(h *host, p *stages.Plan) digest.Digest {
+	w.t.Helper()
+	ctx, cancel := context.WithCancelCause(w.t.Context())
+	defer cancel(nil)
+	final := p.Images[0].Final()
+	m := &mortal{kill: cancel}
+	h.storage = faulty.New(w.log, func(c faulty.Call) *faulty.Fault {
+		if c.Operation == faulty.Publish && c.Subject == storage.StageTag(final.Digest) {
+			m.step()
+			m.mu.Lock()
+			m.dead = true
+			m.mu.Unlock()
+			cancel(errDead)
+		}
+		if !m.alive() {
+			return &faulty.Fault{Err: errDead}
+		}
+		return nil
+	})
+	h.ledger = mortalLedger{w.ledger, m}
+	if _, err := h.run(ctx, p, nil); err == nil {
+		w.t.Fatal("the run survived")
+	}
+	h.storage, h.ledger = w.log, w.ledger
+	l, err := h.openLedger(w.t.Context(), "shop")
+	must(w.t, err)
+	defer l.Close()
+	entries, err := l.List(w.t.Context())
+	must(w.t, err)
+	e := entries[final.Digest]
+	if e.State != synchronization.Publishing {
+		w.t.Fatalf("the stage is left %q", e.State)
+	}
+	must(w.t, w.mem.DeleteManifest(w.t.Context(), e.Manifest))
+	return e.Manifest
+}
+
+func TestADecidedManifestThatIsLostComesFromItsMakersCache(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.planOf(noSources{}, nil, app())
+		h := w.host()
+		chosen := w.decideAndDie(h, p)
+		began := time.Now()
+		_, err := h.run(t.Context(), p, nil)
+		must(t, err)
+		if got := w.manifests(p)[p.Images[0].Final().Digest]; got != chosen || h.engine.count() != 1 {
+			t.Errorf("published %s, decided %s; commands ran %d times", got, chosen, h.engine.count())
+		}
+		if took := time.Since(began); took > 2*time.Minute {
+			t.Errorf("it took %s", took)
+		}
+		w.sound()
+	})
+}
+
+func TestADecidedManifestThatNobodyHasEndsItsGenerationAfterDelta(t *testing.T) {
+	for name, returns := range map[string]bool{"it stays away": false, "it was a lagging read": true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.planOf(noSources{}, nil, app())
+			dead := w.host()
+			chosen := w.decideAndDie(dead, p)
+			began := time.Now()
+			h := w.host()
+			h.events.on = func(e build.Event) {
+				if returns && strings.Contains(e.Detail, chosen.String()) {
+					pad, err := localPad(t, dead.cache)
+					must(t, err)
+					must(t, w.mem.PushManifest(t.Context(), keptManifest(t, pad, p.Images[0].Final())))
+				}
+			}
+			_, err := h.run(t.Context(), p, nil)
+			must(t, err)
+			got, took := w.manifests(p)[p.Images[0].Final().Digest], time.Since(began)
+			if returns != (got == chosen) || returns == (took >= synchronization.DefaultDelta) {
+				t.Errorf("%s: published %s after %s, decided was %s", name, got, took, chosen)
+			}
+			w.sound()
+			w.free("shop")
+		})
+	}
+}
+
+func TestATagThatShowsSomethingElseIsNotMoved(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.planOf(noSources{}, nil, app())
+		h := w.host()
+		final := p.Images[0].Final()
+		other, err := w.base.Manifest(t.Context(), string(w.bases))
+		must(t, err)
+		// Somebody without a ledger puts the tag while the stage is being made.
+		h.engine.before = func(ctx context.Context, _ *engine.Job, _ int) error {
+			must(t, storage.CopyImage(ctx, w.mem, w.base, other, "", storage.CopyOptions{}))
+			return nil
+		}
+		h.events.on = func(e build.Event) {
+			if e.Phase == build.PhasePublishing && e.Stage == final {
+				must(t, w.mem.Publish(t.Context(), storage.StageTag(final.Digest), other))
+			}
+		}
+		f := faulty.New(w.mem, func(c faulty.Call) *faulty.Fault {
+			if c.Operation == faulty.Publish && c.Subject == storage.StageTag(final.Digest) {
+				return &faulty.Fault{Err: storage.ErrTransient}
+			}
+			return nil
+		})
+		h.storage = f
+		if _, err = h.run(t.Context(), p, nil); !errors.Is(err, storage.ErrCorrupt) {
+			t.Fatalf("error %v, want ErrCorrupt", err)
+		}
+		f.Follow(nil)
+		h.events.on = nil
+		must(t, w.mem.DeleteTag(t.Context(), storage.StageTag(final.Digest)))
+		_, err = h.run(t.Context(), p, nil)
+		must(t, err)
+	})
+}
+
+func TestALostSessionLooksAgainAndRunsNothingTwice(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.planOf(noSources{}, nil, chainOfThree())
+		h := w.host()
+		f := synchronizationtest.NewFaulty(w.ledger, 1, locktest.Faults{})
+		h.ledger = f
+		h.engine.before = func(ctx context.Context, job *engine.Job, n int) error {
+			if job.Name != "app/install" || n > 1 {
+				return nil
+			}
+			f.Pause() // long enough to be taken for dead
+			select {
+			case <-time.After(5 * time.Minute):
+				return errors.New("a lost session's job ran on")
+			case <-ctx.Done():
+				time.AfterFunc(time.Second, f.Resume)
+				return context.Cause(ctx)
+			}
+		}
+		rep, err := h.run(t.Context(), p, nil)
+		must(t, err)
+		if got := results(rep); got != "app/from=assembled app/beforeInstall=built app/install=built app/setup=built" {
+			t.Error(got)
+		}
+		if n := h.engine.count(); n != 3 {
+			t.Errorf("3 command stages ran %d times", n)
+		}
+		f.Wait()
+		w.sound()
+		w.manifests(p)
+		w.free("shop")
+	})
+}
+
+func TestWhatAStageStandsOnIsReadAgainUnderItsEntry(t *testing.T) {
+	// Between the look at the parent and the list of its entry, a cleaner acts.
+	acts := map[string]func(*testing.T, *world, *stages.Stage){
+		"marks it": func(t *testing.T, w *world, parent *stages.Stage) {
+			s, end := w.join()
+			_, err := s.Doom(t.Context(), parent.Digest)
+			must(t, err)
+			t.Cleanup(end)
+		},
+		"dies over its deletion":   func(_ *testing.T, w *world, parent *stages.Stage) { w.withdraw(parent, decided) },
+		"deletes it":               func(_ *testing.T, w *world, parent *stages.Stage) { w.withdraw(parent, finished) },
+		"deletes it and forgot it": func(_ *testing.T, w *world, parent *stages.Stage) { w.withdraw(parent, finished); w.sweep() },
+	}
+	for name, act := range acts {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			first := w.planOf(noSources{}, nil, config.Image{Name: "app", Shell: commands(stages.KindBeforeInstall)})
+			_, err := w.host().run(t.Context(), first, nil)
+			must(t, err)
+			w.forget(first)
+			w.sweep()
+			p := w.planOf(noSources{}, nil, chainOfThree())
+			parent := first.Images[0].Final()
+			h := w.host()
+			// The second stage's own look prefetches the parent; its entry is taken after.
+			var acted bool
+			h.storage = faulty.New(w.log, func(c faulty.Call) *faulty.Fault {
+				if c.Operation == faulty.FetchManifest && c.Subject == storage.StageTag(parent.Digest) && !acted {
+					acted = true
+					return &faulty.Fault{Wait: func(context.Context) error { return nil }}
+				}
+				return nil
+			})
+			var done bool
+			h.events.on = func(e build.Event) {
+				if e.Stage.Digest == parent.Digest && e.Phase == build.PhaseDone && !done {
+					done = true
+					act(t, w, parent)
+				}
+			}
+			if _, err = h.run(t.Context(), p, nil); err != nil {
+				t.Fatalf("%s: %v", name, err)
+			}
+			w.whole()
+			w.manifests(p)
+			if !done || !acted {
+				t.Errorf("%s: the parent was never read", name)
+			}
+			img, below := w.load(p.Images[0].Final()), w.load(parent)
+			if !img.StandsOn(below) {
+				t.Errorf("%s: the image does not stand on its published stage", name)
+			}
+		})
+	}
+}
