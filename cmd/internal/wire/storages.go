@@ -13,6 +13,7 @@ import (
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/storage/local"
+	"github.com/cairnbuild/cairn/storage/memo"
 	"github.com/cairnbuild/cairn/storage/readonly"
 	"github.com/cairnbuild/cairn/storage/registry"
 	"github.com/cairnbuild/cairn/storage/secondary"
@@ -30,11 +31,14 @@ type Storages struct {
 
 	mu  sync.Mutex
 	pad *local.Storage
+	// bases are the repositories of bases, by address: images for several
+	// platforms read the same ones.
+	bases map[string]storage.Storage
 }
 
 // NewStorages reads no file and opens no connection.
 func NewStorages(s Settings, h Host) (*Storages, error) {
-	st := &Storages{settings: s, host: h}
+	st := &Storages{settings: s, host: h, bases: make(map[string]storage.Storage)}
 	var err error
 	st.client, err = registry.NewClient(registry.Options{
 		CAFile: s.RegistryCA, UserAgent: "cairn/" + h.Version, Now: h.Now, Jitter: rand.Float64,
@@ -79,13 +83,24 @@ func (st *Storages) ResolveBase(ctx context.Context, reference string, p stages.
 	return st.client.Bases().Resolve(ctx, reference, p)
 }
 
-// Base opens the repository of a base, to be read only.
+// Base opens the repository of a base, to be read only. What a digest names does
+// not change, so its manifests are remembered.
 func (st *Storages) Base(_ context.Context, reference string) (storage.Storage, error) {
 	s, err := st.client.Bases().Open(reference)
 	if err != nil {
 		return nil, err
 	}
-	return readonly.New(s), nil
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if known, ok := st.bases[s.Address()]; ok {
+		return known, nil
+	}
+	remembered, err := memo.New(readonly.New(s), memo.Limits{})
+	if err != nil {
+		return nil, err
+	}
+	st.bases[s.Address()] = remembered
+	return remembered, nil
 }
 
 // padKept is for how long the local cache keeps layers that no result to be
