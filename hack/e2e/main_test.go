@@ -24,6 +24,7 @@ type lab struct {
 	bin      string
 	registry *testbed.Registry
 	counter  *counter
+	serials  serials
 	engines  [2]*engineProcess
 	yard     func() (*testbed.Buildkitd, error)
 }

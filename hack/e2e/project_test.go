@@ -4,7 +4,9 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/rogpeppe/go-internal/txtar"
@@ -49,10 +51,31 @@ func expand(t *testing.T, s string, r *testbed.Registry) string {
 	).Replace(s)
 }
 
-// repository turns a test's name into that of a repository.
+// repository turns a test's name into that of a repository, another one each time
+// that the test is run.
 func repository(t *testing.T) string {
 	t.Helper()
-	return strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name()))
+	return strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(t.Name())) + "-" + shared.serials.of(t)
+}
+
+// serials number the runs of tests.
+type serials struct {
+	mu  sync.Mutex
+	all map[*testing.T]int
+}
+
+func (s *serials) of(t *testing.T) string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.all == nil {
+		s.all = make(map[*testing.T]int)
+	}
+	n, ok := s.all[t]
+	if !ok {
+		n = len(s.all)
+		s.all[t] = n
+	}
+	return strconv.Itoa(n)
 }
 
 // storageOf returns the address of a stages storage of the test's own.

@@ -160,6 +160,33 @@ func TestReportsAgreeWithTheRegistry(t *testing.T) {
 	}
 }
 
+func TestNothingIsWrittenOnDiskWhenNothingChanged(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	p := newProject(t, sources, r)
+	h := newHost(t, 0)
+	if res := h.run(t, p, "lock"); res.code != 0 {
+		t.Fatalf("cairn lock ends with %d: %s", res.code, res.stderr)
+	}
+	p.commit(t)
+	h.build(t, p, ":local")
+	h.engine = "" // it must not want one
+	before := snapshot(t, h.dir, p.dir)
+	noop := measured(t, r, "nothing changed", func() report { return h.build(t, p, ":local") })
+	if noop.Requests.Registry != 0 || noop.Requests.Ledger != 0 || noop.EngineStarted {
+		t.Errorf("nothing changed: %+v", noop)
+	}
+	after := snapshot(t, h.dir, p.dir)
+	for path, what := range after {
+		if before[path] != what {
+			t.Errorf("nothing changed, but %s did: %q, before %q", path, what, before[path])
+		}
+	}
+	if len(after) != len(before) {
+		t.Errorf("there were %d files, now %d", len(before), len(after))
+	}
+}
+
 // layersOf returns the digests of the layers of a stage.
 func layersOf(t *testing.T, repo, stage string) []string {
 	t.Helper()

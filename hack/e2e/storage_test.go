@@ -93,6 +93,22 @@ func TestAStorageBelongsToOneProject(t *testing.T) {
 	}
 }
 
+func TestTheSecondaryStorageServesALocalOne(t *testing.T) {
+	t.Parallel()
+	p, theirs := countingProject(t, ""), storageOf(t, shared.registry, "")
+	newHost(t, 0).build(t, p, theirs)
+	before := tagsOf(t, theirs)
+	h := newHost(t, 1)
+	r := h.build(t, p, ":local", "--secondary-storage", theirs)
+	if r.EngineStarted || r.count("built", "assembled") != 0 {
+		t.Errorf("something was made: %v", r.results())
+	}
+	if after := tagsOf(t, theirs); len(after) != len(before) {
+		t.Errorf("the secondary storage had %d tags and has %d", len(before), len(after))
+	}
+	checkLayout(t, filepath.Join(h.cache, "stages", "counting"))
+}
+
 func TestTheSecondaryStorageIsReadAndNotWritten(t *testing.T) {
 	t.Parallel()
 	r := newRegistry(t)
