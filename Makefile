@@ -24,6 +24,7 @@ demo: setup build ## Build a sample project four times, on disk and against a re
 
 test: setup vet cross ## Run all tests, with the race detector
 	hack/tools/install buildkit
+	hack/tools/install kube
 	hack/test
 
 vet: ## Run go vet
@@ -43,14 +44,16 @@ bench: setup build ## Measure against plain BuildKit and write docs/benchmarks.m
 
 soak: setup ## Repeat the tests in random order for SOAKTIME
 	hack/tools/install buildkit
+	hack/tools/install kube
 	hack/soak $(SOAKTIME)
 
 fuzz: ## Run every fuzz test for FUZZTIME
 	hack/fuzz $(FUZZTIME)
 
-tools: ## Build the pinned linter and the pinned BuildKit
+tools: ## Build the pinned linter, BuildKit and Kubernetes
 	hack/tools/install lint
 	hack/tools/install buildkit
+	hack/tools/install kube
 
 setup: ## Install what tests and demo need (Debian packages)
 	hack/setup
