@@ -2,12 +2,15 @@ package e2e
 
 import (
 	"fmt"
+	"io/fs"
 	"maps"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cairnbuild/cairn/hack/testbed"
 )
 
 // counting is a project whose commands count how often they ran to their end.
@@ -279,4 +282,40 @@ func TestAnInterruptedBuildEndsAtOnceAndLeavesNothingHeld(t *testing.T) {
 	if n := shared.counter.count(counted(t, "install")); n != 1 {
 		t.Errorf("the commands of the stage before ran %d times", n)
 	}
+}
+
+// A layer is on its way into the engine when cairn is killed: what the engine has
+// of it must not be in the way of the next build.
+func TestALayerThatWasCutOffIsSentAgain(t *testing.T) {
+	t.Parallel()
+	r := testbed.NewRegistry(t, testbed.RegistryOptions{})
+	if _, err := r.PushBase(t.Context(), "big-200"); err != nil {
+		t.Fatal(err)
+	}
+	p := newProject(t, strings.ReplaceAll(slow, "base/busybox", "base/big-200"), r)
+	h, storage := newHost(t, ownDaemon), storageOf(t, r, "")
+	b := h.startBuild(t, p, storage)
+	await(t, "the engine has a part of the layer", func() bool { return ingested(t, h.state) > 10<<20 })
+	b.kill(t)
+	if n := shared.counter.count(counted(t, "install")); n != 0 {
+		t.Fatalf("the commands ran %d times before the layer was there", n)
+	}
+	h.build(t, p, storage)
+}
+
+// ingested returns the size of the largest unfinished blob in an engine's store.
+func ingested(t *testing.T, state string) (largest int64) {
+	t.Helper()
+	_ = filepath.WalkDir(state, func(path string, d fs.DirEntry, err error) error {
+		if err != nil {
+			return nil // the engine is about its work
+		}
+		if d.Name() == "data" && strings.Contains(path, "/ingest/") {
+			if info, err := d.Info(); err == nil {
+				largest = max(largest, info.Size())
+			}
+		}
+		return nil
+	})
+	return largest
 }

@@ -20,6 +20,7 @@ import (
 	"github.com/moby/buildkit/executor/oci"
 	"github.com/moby/buildkit/frontend"
 	"github.com/moby/buildkit/session"
+	containerdsnapshot "github.com/moby/buildkit/snapshot/containerd"
 	"github.com/moby/buildkit/solver"
 	"github.com/moby/buildkit/solver/bboltcachestorage"
 	"github.com/moby/buildkit/util/appdefaults"
@@ -169,6 +170,7 @@ func newWorker(ctx context.Context, c EngineConfig, root string) (*base.Worker, 
 	if err != nil {
 		return nil, err
 	}
+	o.ContentStore = containerdsnapshot.NewContentStore(fromStart{o.ContentStore.Store}, o.ContentStore.Namespace())
 	o.GCPolicy = gcPolicy(root, c.KeepBytes)
 	o.BuildkitVersion = client.BuildkitVersion{Package: version.Package, Version: version.Version, Revision: version.Revision}
 	// Required, and never used: images come from the session of who asks.
