@@ -40,8 +40,8 @@ type Second interface {
 	Adopt(ctx context.Context, m storage.Manifest) error
 }
 
-// Options are what a run needs. Functions are called at most once and only when
-// the run comes so far: a build in which nothing changed calls none.
+// Options are what a run needs. Its functions that open something are called only
+// when the run comes so far: a build in which nothing changed calls none.
 type Options struct {
 	Plan *stages.Plan
 	// Files are the project's sources.
@@ -153,7 +153,7 @@ type run struct {
 func newRun(o Options) *run {
 	r := &run{
 		Options: o,
-		ledger:  &ledger{turn: newTurn(), open: o.Ledger, storage: o.Storage.Address(), sticky: o.KeepLocal},
+		ledger:  &ledger{turn: newTurn(), open: o.Ledger, storage: o.Storage.Address()},
 		engine:  &engineSlot{starting: newTurn(), start: o.Engine},
 		marked:  newOnce(),
 		slots:   make(chan struct{}, max(1, o.Parallel)),

@@ -26,6 +26,7 @@ func TestFirstBuildMakesEveryStageAndTheNextOneAsksOnce(t *testing.T) {
 	src, w := newSourceTree(t), newWorld(t)
 	p := w.planOf(src.before, nil, backend())
 	h := w.host()
+	h.onDisk()
 	rep, err := h.run(t.Context(), p, src.before)
 	must(t, err)
 	const want = "backend/from=assembled backend/beforeInstall=built backend/install=built backend/source=assembled"

@@ -246,7 +246,7 @@ func TestStorageFaultsAtAnyCallLeaveNothingHalf(t *testing.T) {
 					_, first := h.run(t.Context(), p, nil)
 					w.sound()
 					again := w.host()
-					again.cache = h.cache
+					again.pad = h.pad
 					if _, err := again.run(t.Context(), p, nil); err != nil {
 						t.Errorf("%s at %s %d: first run: %v; second: %v", name, op, n, first, err)
 					}

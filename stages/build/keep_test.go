@@ -247,11 +247,12 @@ func TestADamagedCacheOnlyCostsTime(t *testing.T) {
 		w := newWorld(t)
 		p := w.planOf(noSources{}, nil, chainOfThree())
 		h := w.host()
+		dir := h.onDisk()
 		h.ledger = &awayLedger{Backend: w.ledger, away: true}
 		h.adjust = func(o *build.Options) { o.KeepLocal = true }
 		_, err := h.run(t.Context(), p, nil)
 		must(t, err)
-		dropLargest(t, h.cache)
+		dropLargest(t, dir)
 		h.ledger = w.ledger
 		_, err = h.run(t.Context(), p, nil)
 		must(t, err)

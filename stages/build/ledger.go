@@ -2,7 +2,6 @@ package build
 
 import (
 	"context"
-	"errors"
 	"time"
 
 	"github.com/cairnbuild/cairn/synchronization"
@@ -16,12 +15,10 @@ const leaving = 10 * time.Second
 type ledger struct {
 	open    func(ctx context.Context) (*synchronization.Ledger, error)
 	storage string
-	// sticky has a ledger that is away stay away for the rest of the run: what was
-	// made meanwhile stays local, and so does all that stands on it.
-	sticky bool
-
 	// turn is had by who uses what follows.
 	turn turn
+	// away is set for the rest of a run that goes on without the ledger: what it
+	// made stays local, and so does all that stands on that.
 	away error
 	l    *synchronization.Ledger
 	sess *synchronization.Session
@@ -35,18 +32,15 @@ func (h *ledger) session(ctx context.Context) (*synchronization.Session, error) 
 		return nil, err
 	}
 	defer h.turn.give()
-	if h.sess != nil {
-		return h.sess, nil
-	}
 	if h.away != nil {
 		return nil, h.away
+	}
+	if h.sess != nil {
+		return h.sess, nil
 	}
 	err := h.bound(ctx)
 	if err == nil {
 		err = h.join(ctx)
-	}
-	if h.sticky && errors.Is(err, synchronization.ErrUnavailable) {
-		h.away = err
 	}
 	return h.sess, err
 }
@@ -103,6 +97,15 @@ func (h *ledger) identity(ctx context.Context) (string, error) {
 		return localLedger, nil
 	}
 	return h.l.UID(ctx)
+}
+
+// leaveAlone has all that follows do without the ledger, so that not each stage
+// waits anew for one that is away.
+func (h *ledger) leaveAlone(ctx context.Context, err error) {
+	if h.turn.take(ctx) == nil {
+		h.away = err
+		h.turn.give()
+	}
 }
 
 // rejoin ends a lost session, so that the next step begins a new one. Its record

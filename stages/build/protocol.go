@@ -59,6 +59,7 @@ func (r *run) bring(ctx context.Context, n *node) error {
 			r.ledger.rejoin(ctx)
 		case errors.Is(err, errAgain), errors.Is(err, synchronization.ErrTaken):
 		case r.KeepLocal && errors.Is(err, synchronization.ErrUnavailable):
+			r.ledger.leaveAlone(ctx, err)
 			return r.unsynchronized(ctx, n)
 		default:
 			return err

@@ -264,9 +264,7 @@ func TestADecidedManifestThatNobodyHasEndsItsGenerationAfterDelta(t *testing.T) 
 			h := w.host()
 			h.events.on = func(e build.Event) {
 				if returns && strings.Contains(e.Detail, chosen.String()) {
-					pad, err := localPad(t, dead.cache)
-					must(t, err)
-					must(t, w.mem.PushManifest(t.Context(), keptManifest(t, pad, p.Images[0].Final())))
+					must(t, w.mem.PushManifest(t.Context(), keptManifest(t, dead.pad, p.Images[0].Final())))
 				}
 			}
 			_, err := h.run(t.Context(), p, nil)
@@ -404,6 +402,43 @@ func TestWhatAStageStandsOnIsReadAgainUnderItsEntry(t *testing.T) {
 			if !img.StandsOn(below) {
 				t.Errorf("%s: the image does not stand on its published stage", name)
 			}
+		})
+	}
+}
+
+func TestAnOwnerThatSleptThroughItsGenerationAdoptsTheNext(t *testing.T) {
+	for _, at := range []build.Phase{build.PhasePushing, build.PhasePublishing} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.planOf(noSources{}, nil, app())
+			final := p.Images[0].Final()
+			h := w.host()
+			f := synchronizationtest.NewFaulty(w.ledger, 1, locktest.Faults{})
+			h.ledger = f
+			slept := false
+			h.events.on = func(e build.Event) {
+				if e.Stage != final || e.Phase != at || slept {
+					return
+				}
+				slept = true
+				f.Pause()
+				defer f.Resume()
+				if at == build.PhasePublishing {
+					must(t, w.mem.DeleteManifest(t.Context(), keptManifest(t, h.pad, final).Descriptor.Digest))
+				}
+				_, err := w.host().run(t.Context(), p, nil)
+				must(t, err)
+			}
+			rep, err := h.run(t.Context(), p, nil)
+			must(t, err)
+			if got := results(rep); got != "app/from=assembled app/install=adopted" || !slept {
+				t.Errorf("asleep at %s: %s", at, got)
+			}
+			if m := rep.Images[0].Stages[1].Manifest; m == nil || *m != w.manifests(p)[final.Digest] {
+				t.Errorf("asleep at %s: adopted %v", at, m)
+			}
+			f.Wait()
+			w.sound()
 		})
 	}
 }

@@ -239,7 +239,7 @@ type host struct {
 	storage storage.Storage
 	ledger  synchronization.Backend
 	engine  *fakeEngine
-	cache   string
+	pad     build.Pad
 	events  recorder
 
 	totals observed.Totals
@@ -248,7 +248,30 @@ type host struct {
 }
 
 func (w *world) host() *host {
-	return &host{w: w, storage: w.log, ledger: w.ledger, engine: newFakeEngine(), cache: w.t.TempDir()}
+	return &host{w: w, storage: w.log, ledger: w.ledger, engine: newFakeEngine(), pad: memPad{mem.New(mem.Options{})}}
+}
+
+// onDisk gives the host a real cache, which costs the tests' time.
+func (h *host) onDisk() (dir string) {
+	h.w.t.Helper()
+	dir = h.w.t.TempDir()
+	pad, err := local.Open(h.w.t.Context(), dir)
+	must(h.w.t, err)
+	h.pad = pad
+	return dir
+}
+
+// memPad is a cache in memory.
+type memPad struct{ *mem.Storage }
+
+// WriteBlob implements [assemble.Scratchpad].
+func (p memPad) WriteBlob(ctx context.Context, write func(io.Writer) error) (ocispec.Descriptor, error) {
+	var b bytes.Buffer
+	if err := write(&b); err != nil {
+		return ocispec.Descriptor{}, err
+	}
+	d := ocispec.Descriptor{Digest: digest.FromBytes(b.Bytes()), Size: int64(b.Len())}
+	return d, p.PushBlob(ctx, d, content(b.Bytes()))
 }
 
 type recorder struct {
@@ -296,9 +319,9 @@ func (h *host) run(ctx context.Context, p *stages.Plan, files build.Files) (*bui
 	began := time.Now()
 	o := build.Options{
 		Plan: p, Files: files, Storage: observed.New(h.storage, &h.totals),
-		Pad: func(ctx context.Context) (build.Pad, error) {
+		Pad: func(context.Context) (build.Pad, error) {
 			h.opened.pad.Add(1)
-			return local.Open(ctx, h.cache)
+			return h.pad, nil
 		},
 		Base: func(context.Context, string) (storage.Storage, error) {
 			h.opened.base.Add(1)
@@ -421,13 +444,8 @@ func dropLargest(t testing.TB, dir string) {
 	must(t, os.Remove(name))
 }
 
-func localPad(t testing.TB, dir string) (*local.Storage, error) {
-	t.Helper()
-	return local.Open(t.Context(), dir)
-}
-
 // keptManifest returns the manifest of a result that waits in a cache.
-func keptManifest(t testing.TB, pad *local.Storage, s *stages.Stage) storage.Manifest {
+func keptManifest(t testing.TB, pad build.Pad, s *stages.Stage) storage.Manifest {
 	t.Helper()
 	artifact, err := pad.Manifest(t.Context(), "kept-"+s.Digest.Hex())
 	must(t, err)
