@@ -218,7 +218,8 @@ func keys(c *stages.Config) (map[string]json.RawMessage, error) {
 		return nil, err
 	}
 	var out map[string]json.RawMessage
-	return out, json.NewDecoder(bytes.NewReader(b)).Decode(&out)
+	err = json.Unmarshal(b, &out)
+	return out, err
 }
 
 // files compares what two stages place, path by path.

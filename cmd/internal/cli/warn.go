@@ -88,7 +88,7 @@ func (a *app) warnDirty(ctx context.Context, p *wire.Project, tell func(string))
 // warnAlone says, after a build that published, that nobody on another host
 // would have been waited for.
 func (a *app) warnAlone(rep *build.Report) {
-	if a.settings.Synchronization == wire.Local && a.settings.Storage != wire.Local && rep.Requests.Ledger > 0 {
+	if a.settings.LedgerAddress(a.host) == wire.Local && a.settings.Storage != wire.Local && rep.Requests.Ledger > 0 {
 		a.warnf("--synchronization is %s: only runners of this host coordinate what they publish to %s", wire.Local, a.settings.Storage)
 	}
 }
