@@ -247,10 +247,14 @@ func sourceHint(e *source.Error) string {
 	}
 }
 
+// lostHint is for a storage that somebody else has deleted from.
+const lostHint = "build on a host that has the layer in its local cache, or delete that stage and what was built on it from the storage and build again"
+
 func classifyBuild(err error) (int, string) {
 	var foreign *build.ForeignStorageError
 	var exit *engine.ExitError
 	var kept *build.KeptError
+	var lost *build.LostBlobError
 	switch {
 	case errors.As(err, &exit):
 		return exitCommand, exitHint(exit.Code)
@@ -260,6 +264,10 @@ func classifyBuild(err error) (int, string) {
 		return exitLedger, "all runners that publish into one storage must use one --synchronization"
 	case errors.As(err, &foreign):
 		return exitStorage, "use the version of cairn that wrote it"
+	case errors.As(err, &lost) && errors.As(err, &kept):
+		return exitKept, lostHint
+	case errors.As(err, &lost):
+		return exitStorage, lostHint
 	case errors.As(err, &kept):
 		return exitKept, "run the build again when the cause is gone: nothing that was made is lost"
 	}
@@ -320,6 +328,17 @@ func classifyLedger(err error) (int, string) {
 		return exitLedger, "the project's storage is being moved: use the new one"
 	case errors.Is(err, synchronization.ErrBadEntry):
 		return exitLedger, "something else than cairn has written there"
+	}
+	return classifyCluster(err)
+}
+
+// classifyCluster is for errors that bring their own hints, if any.
+func classifyCluster(err error) (int, string) {
+	var none *wire.NoClusterError
+	var full *wire.ClusterFullError
+	var failed *wire.ClusterError
+	if errors.As(err, &none) || errors.As(err, &full) || errors.As(err, &failed) {
+		return exitLedger, ""
 	}
 	return 0, ""
 }
