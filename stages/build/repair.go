@@ -79,9 +79,24 @@ func (r *run) owner(ctx context.Context, s *stages.Stage, blob digest.Digest) *s
 
 // blobsOf reads the layers of a stage wherever they are: in the local cache, in
 // the storage, or in the base that it begins from, when the stage is not
-// published or the storage has lost one.
+// published or the storage has lost one. One that is nowhere is a [*LostBlobError].
 func (r *run) blobsOf(s *stages.Stage) engine.Blobs {
-	return blobChain{r.inPad, r.Storage.Blob, r.inBase(s)}
+	return stageBlobs{r, s, blobChain{r.inPad, r.Storage.Blob, r.inBase(s)}}
+}
+
+type stageBlobs struct {
+	run   *run
+	stage *stages.Stage
+	chain blobChain
+}
+
+// Blob implements [engine.Blobs].
+func (b stageBlobs) Blob(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
+	rc, err := b.chain.Blob(ctx, d)
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, &LostBlobError{Stage: b.run.owner(ctx, b.stage, d.Digest), Blob: d.Digest, Err: err}
+	}
+	return rc, err
 }
 
 func (r *run) elsewhere(s *stages.Stage) storage.Fetcher {

@@ -24,6 +24,8 @@ type imageStore struct {
 	mu      sync.Mutex
 	blobs   map[digest.Digest]blob
 	readers map[position]io.ReadCloser
+	// failed tells why a blob could not be read when it was last asked for.
+	failed map[digest.Digest]error
 }
 
 type blob struct {
@@ -38,7 +40,7 @@ type position struct {
 }
 
 func newImageStore(ctx context.Context) *imageStore {
-	return &imageStore{ctx: ctx, blobs: map[digest.Digest]blob{}, readers: map[position]io.ReadCloser{}}
+	return &imageStore{ctx: ctx, blobs: map[digest.Digest]blob{}, readers: map[position]io.ReadCloser{}, failed: map[digest.Digest]error{}}
 }
 
 // add makes the image readable and returns how many layers it has.
@@ -52,6 +54,7 @@ func (s *imageStore) add(i *Image) (int, error) {
 	s.blobs[i.Manifest.Digest] = held(i.Manifest, i.Bytes)
 	s.blobs[m.Config.Digest] = held(m.Config, i.Config)
 	for _, l := range m.Layers {
+		delete(s.failed, l.Digest)
 		s.blobs[l.Digest] = blob{l, func(ctx context.Context) (io.ReadCloser, error) { return i.Blobs.Blob(ctx, l) }}
 	}
 	return len(m.Layers), nil
@@ -85,6 +88,36 @@ func (s *imageStore) ReaderAt(_ context.Context, d ocispec.Descriptor) (content.
 		return nil, err
 	}
 	return &sequential{store: s, blob: b}, nil
+}
+
+// failure returns why a layer that the job needs could not be read, nil where none
+// failed. The engine itself passes on no more than a text.
+func (s *imageStore) failure(j *Job) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var failed error
+	// The function given here never fails.
+	_ = j.visit(map[*Job]bool{}, func(j *Job) error {
+		for _, i := range j.images() {
+			m, err := i.manifest()
+			if err != nil {
+				continue // it was read before
+			}
+			for _, l := range m.Layers {
+				if failed == nil {
+					failed = s.failed[l.Digest]
+				}
+			}
+		}
+		return nil
+	})
+	return failed
+}
+
+func (s *imageStore) fail(d digest.Digest, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.failed[d] = err
 }
 
 // Close closes the readers of blobs that the engine did not read to their end.
@@ -147,6 +180,7 @@ func (r *sequential) ReadAt(p []byte, off int64) (int, error) {
 	}
 	rc, err := r.store.take(r.blob, position{r.blob.desc.Digest, off})
 	if err != nil {
+		r.store.fail(r.blob.desc.Digest, err)
 		return 0, err
 	}
 	want := min(int64(len(p)), r.Size()-off)
@@ -161,7 +195,10 @@ func (r *sequential) ReadAt(p []byte, off int64) (int, error) {
 	} else {
 		err = r.store.leave(rc, position{r.blob.desc.Digest, off + int64(n)})
 	}
-	if err == nil && n < len(p) {
+	switch {
+	case err != nil:
+		r.store.fail(r.blob.desc.Digest, err)
+	case n < len(p):
 		err = io.EOF
 	}
 	return n, err

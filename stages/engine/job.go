@@ -152,6 +152,20 @@ func (j *Job) visit(seen map[*Job]bool, fn func(*Job) error) error {
 	return fn(j)
 }
 
+// images returns the published images that the job itself needs.
+func (j *Job) images() []*Image {
+	var out []*Image
+	if j.Parent != nil {
+		out = append(out, j.Parent)
+	}
+	for _, c := range j.Copies {
+		if c.From != nil {
+			out = append(out, c.From)
+		}
+	}
+	return out
+}
+
 // Layer tells what the engine made.
 type Layer struct {
 	// Raw is the digest of the engine's own uncompressed layer. It names the

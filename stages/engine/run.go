@@ -26,7 +26,8 @@ import (
 // layer must not wait for another Run: the engine sends only a few layers at a time.
 //
 // Errors: an [*ExitError] when commands fail, one that wraps [ErrEngineGone] when
-// the engine is lost, the cause of ctx when that ends, the error of layer as it is.
+// the engine is lost, the cause of ctx when that ends, the error of layer as it is,
+// and one that wraps what the [Blobs] of an image said when a layer could not be read.
 func (e *Engine) Run(ctx context.Context, job *Job, layer func(ctx context.Context, raw io.Reader) error, p Progress) (Result, error) {
 	if err := job.visit(map[*Job]bool{}, (*Job).check); err != nil {
 		return Result{}, fmt.Errorf("%s: %w", job.Name, err)
@@ -133,7 +134,11 @@ func (e *Engine) failure(ctx context.Context, job *Job, m *monitor, store *expor
 	}
 	var exit *gwpb.ExitError
 	if !errors.As(err, &exit) {
-		return fmt.Errorf("%s: %w", job.Name, classify(err))
+		err = classify(err)
+		if unread := e.images.failure(job); unread != nil && !errors.Is(err, ErrEngineGone) {
+			err = unread
+		}
+		return fmt.Errorf("%s: %w", job.Name, err)
 	}
 	out := &ExitError{Job: job, Code: int(exit.ExitCode)}
 	var vertex *solvererrdefs.VertexError
