@@ -234,3 +234,36 @@ func TestABuildCutOffFromItsRegistryIsFinishedByTheNext(t *testing.T) {
 		})
 	}
 }
+
+// A storage that has lost a layer, or damaged it, is to blame, and not the engine
+// that asks for it.
+func TestADamagedStorageIsTold(t *testing.T) {
+	t.Parallel()
+	for _, tt := range []struct {
+		name string
+		harm func(path string) error
+	}{
+		{"cut off", func(path string) error { return os.Truncate(path, 5000) }},
+		{"removed", os.Remove},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			p, h := newProject(t, sources, shared.registry), newHost(t, 0)
+			r := h.build(t, p, ":local")
+			layout := filepath.Join(h.cache, "stages", "sources")
+			var m manifest
+			decode(t, layoutTags(t, layout)[digestOf(t, r, "one/beforeInstall")], &m)
+			layer := m.Layers[len(m.Layers)-1].Digest
+			if err := tt.harm(filepath.Join(layout, "blobs", layer.Algorithm, layer.Hex)); err != nil {
+				t.Fatal(err)
+			}
+			p.change(t, "src/a", "changed\n")
+			for range 2 {
+				res := h.on(1).startBuild(t, p, ":local").wait(t)
+				message, hint := res.errorLines()
+				if res.code != 6 || !strings.Contains(message, layer.String()) || hint == "" {
+					t.Errorf("cairn ends with %d:\n%s", res.code, res.stderr)
+				}
+			}
+		})
+	}
+}
