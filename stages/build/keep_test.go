@@ -10,6 +10,8 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
@@ -17,6 +19,7 @@ import (
 	"github.com/cairnbuild/cairn/stages/engine"
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/storage/faulty"
+	"github.com/cairnbuild/cairn/storage/mem"
 	"github.com/cairnbuild/cairn/synchronization"
 )
 
@@ -243,22 +246,36 @@ func TestAFailedPushKeepsWhatWasMade(t *testing.T) {
 }
 
 func TestADamagedCacheOnlyCostsTime(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t)
-		p := w.planOf(noSources{}, nil, chainOfThree())
-		h := w.host()
-		dir := h.onDisk()
-		h.ledger = &awayLedger{Backend: w.ledger, away: true}
-		h.adjust = func(o *build.Options) { o.KeepLocal = true }
-		_, err := h.run(t.Context(), p, nil)
-		must(t, err)
-		dropLargest(t, dir)
-		h.ledger = w.ledger
-		_, err = h.run(t.Context(), p, nil)
-		must(t, err)
-		w.sound()
-		w.manifests(p)
-	})
+	for name, damage := range map[string]func(*mem.Storage, digest.Digest) bool{
+		"a layer is gone": (*mem.Storage).DropBlob, "a layer is corrupt": (*mem.Storage).CorruptBlob,
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.planOf(noSources{}, nil, chainOfThree())
+			h := w.host()
+			pad := mem.New(mem.Options{})
+			h.pad = memPad{pad}
+			h.ledger = &awayLedger{Backend: w.ledger, away: true}
+			h.adjust = func(o *build.Options) { o.KeepLocal = true }
+			_, err := h.run(t.Context(), p, nil)
+			must(t, err)
+			img, err := keptManifest(t, h.pad, p.Images[0].Stages[2]).Image()
+			must(t, err)
+			if layer := img.Layers[len(img.Layers)-1].Digest; !damage(pad, layer) {
+				t.Fatalf("%s: the cache has no layer %s", name, layer)
+			}
+			h.ledger = w.ledger
+			if _, err = h.run(t.Context(), p, nil); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+			// What stood on the lost result is made again as well.
+			if n := h.engine.count(); n != 5 {
+				t.Errorf("%s: commands ran %d times, want 3 and 2 again", name, n)
+			}
+			w.sound()
+			w.manifests(p)
+		})
+	}
 }
 
 func TestCtrlCFinishesWhatIsDecidedAndFreesTheRest(t *testing.T) {

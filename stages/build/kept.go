@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 
@@ -85,7 +86,7 @@ func (r *run) fromPad(ctx context.Context, n *node) *candidate {
 			return nil
 		}
 	}
-	c := &candidate{image: img, basis: []digest.Digest{}, fresh: v.Layers[1:], from: r.pad, result: ResultAssembled}
+	c := &candidate{image: img, basis: []digest.Digest{}, fresh: v.Layers[1:], from: r.pad, result: ResultAssembled, old: true}
 	if n.stage.NeedsEngine() {
 		c.result = ResultBuilt
 	}
@@ -95,6 +96,19 @@ func (r *run) fromPad(ctx context.Context, n *node) *candidate {
 		}
 	}
 	return c
+}
+
+// damaged reports whether a result of an earlier run could not be pushed because
+// the cache has lost it meanwhile, and drops it then, so that it is made again.
+func (r *run) damaged(ctx context.Context, n *node, c *candidate, err error) bool {
+	if !c.old || !errors.Is(err, storage.ErrCorrupt) && !errors.Is(err, storage.ErrNotFound) {
+		return false
+	}
+	r.forget(ctx, n)
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.candidate, n.inPad = nil, false
+	return true
 }
 
 // sameBasis reports whether a result was made from what n's needs became.

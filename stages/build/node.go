@@ -64,6 +64,8 @@ type candidate struct {
 	from   storage.Fetcher
 	origin string
 	result Result
+	// old: an earlier run made it, and it comes from the local cache.
+	old bool
 }
 
 func newNode(s *stages.Stage, label string) *node {

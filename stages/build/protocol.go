@@ -291,6 +291,9 @@ func (r *run) adoptUnder(ctx context.Context, n *node, c *synchronization.Claim,
 func (r *run) publish(ctx context.Context, n *node, c *synchronization.Claim, cand *candidate) error {
 	r.phase(n, PhasePushing, "")
 	if err := r.pushBlobs(ctx, n, cand); err != nil {
+		if r.damaged(ctx, n, cand, err) {
+			return errAgain
+		}
 		return err
 	}
 	err := r.stands(ctx, n, cand)

@@ -442,3 +442,107 @@ func TestAnOwnerThatSleptThroughItsGenerationAdoptsTheNext(t *testing.T) {
 		})
 	}
 }
+
+func TestAChildOfALostCandidateIsMadeAgainUponThePublishedOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		first := w.planOf(noSources{}, nil, config.Image{Name: "app", Shell: commands(stages.KindBeforeInstall)})
+		p := w.planOf(noSources{}, nil, chainOfThree())
+		parent := first.Images[0].Final().Digest
+		h := w.host()
+		ran := make(chan struct{})
+		h.engine.before = func(_ context.Context, job *engine.Job, n int) error {
+			if job.Name == "app/setup" && n == 1 {
+				close(ran)
+			}
+			return nil
+		}
+		// A person breaks the lock of a stage whose commands have run, and another
+		// runner makes it.
+		broken := false
+		h.events.on = func(e build.Event) {
+			if e.Stage.Digest != parent || e.Phase != build.PhasePushing || broken {
+				return
+			}
+			broken = true
+			<-ran
+			l, err := w.host().openLedger(t.Context(), "shop")
+			must(t, err)
+			defer l.Close()
+			must(t, l.Break(t.Context(), parent))
+			_, err = w.host().run(t.Context(), first, nil)
+			must(t, err)
+		}
+		rep, err := h.run(t.Context(), p, nil)
+		must(t, err)
+		if got := results(rep); got != "app/from=assembled app/beforeInstall=adopted app/install=built app/setup=built" {
+			t.Error(got)
+		}
+		all := p.Images[0].Stages
+		for i := 1; i < len(all); i++ {
+			if !w.load(all[i]).StandsOn(w.load(all[i-1])) {
+				t.Errorf("stage %s does not stand on the published one below", all[i].Name())
+			}
+		}
+		w.sound()
+		w.free("shop")
+	})
+}
+
+func TestALockBrokenAfterTheDecisionKeepsItsOwnerFromThePut(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.planOf(noSources{}, nil, app())
+		final := p.Images[0].Final()
+		h := w.host()
+		broken := false
+		h.events.on = func(e build.Event) {
+			if e.Stage != final || e.Phase != build.PhasePublishing || broken {
+				return
+			}
+			broken = true
+			l, err := w.host().openLedger(t.Context(), "shop")
+			must(t, err)
+			defer l.Close()
+			must(t, l.Break(t.Context(), final.Digest))
+			_, err = w.host().run(t.Context(), p, nil)
+			must(t, err)
+		}
+		rep, err := h.run(t.Context(), p, nil)
+		must(t, err)
+		if got := results(rep); got != "app/from=assembled app/install=adopted" {
+			t.Error(got)
+		}
+		w.sound()
+	})
+}
+
+func TestATakeoverDoesNotMoveATagThatShowsSomethingElse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.planOf(noSources{}, nil, app())
+		dead := w.host()
+		w.decideAndDie(dead, p)
+		tag := storage.StageTag(p.Images[0].Final().Digest)
+		must(t, w.mem.PushManifest(t.Context(), keptManifest(t, dead.pad, p.Images[0].Final())))
+		other, err := w.base.Manifest(t.Context(), string(w.bases))
+		must(t, err)
+		must(t, storage.CopyImage(t.Context(), w.mem, w.base, other, "", storage.CopyOptions{}))
+		h := w.host()
+		// The tag appears after the run has looked.
+		h.storage = faulty.New(w.log, func(c faulty.Call) *faulty.Fault {
+			if c.Operation == faulty.FetchManifest && strings.HasPrefix(c.Subject, "sha256:") {
+				return &faulty.Fault{Wait: func(ctx context.Context) error { return w.mem.Publish(ctx, tag, other) }}
+			}
+			return nil
+		})
+		if _, err = h.run(t.Context(), p, nil); !errors.Is(err, storage.ErrCorrupt) {
+			t.Errorf("error %v, want ErrCorrupt", err)
+		}
+		got, err := w.mem.Resolve(t.Context(), tag)
+		must(t, err)
+		if got.Digest != other.Descriptor.Digest {
+			t.Errorf("the tag was moved to %s", got.Digest)
+		}
+	})
+}

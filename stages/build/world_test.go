@@ -252,13 +252,11 @@ func (w *world) host() *host {
 }
 
 // onDisk gives the host a real cache, which costs the tests' time.
-func (h *host) onDisk() (dir string) {
+func (h *host) onDisk() {
 	h.w.t.Helper()
-	dir = h.w.t.TempDir()
-	pad, err := local.Open(h.w.t.Context(), dir)
+	pad, err := local.Open(h.w.t.Context(), h.w.t.TempDir())
 	must(h.w.t, err)
 	h.pad = pad
-	return dir
 }
 
 // memPad is a cache in memory.
@@ -424,24 +422,6 @@ func (w *world) load(s *stages.Stage) *assemble.Image {
 	img, err := assemble.Load(w.t.Context(), w.mem, m)
 	must(w.t, err)
 	return img
-}
-
-// dropLargest removes the largest blob of a cache on disk.
-func dropLargest(t testing.TB, dir string) {
-	t.Helper()
-	var name string
-	var size int64
-	must(t, filepath.WalkDir(filepath.Join(dir, "blobs"), func(p string, e os.DirEntry, err error) error {
-		if err != nil || e.IsDir() {
-			return err
-		}
-		info, err := e.Info()
-		if err == nil && info.Size() > size {
-			name, size = p, info.Size()
-		}
-		return err
-	}))
-	must(t, os.Remove(name))
 }
 
 // keptManifest returns the manifest of a result that waits in a cache.
