@@ -76,10 +76,8 @@ func (b *Backend) lease(group string, r lock.Record) object {
 
 // Records implements [lock.Sessions].
 func (b *Backend) Records(ctx context.Context, group string) ([]lock.Record, error) {
-	c := leases("list", "")
-	c.query = url.Values{"labelSelector": {labelGroup + "=" + labelValue(group)}}
-	var all list
-	if err := b.do(ctx, c, &all); err != nil {
+	all, err := b.listLeases(ctx, group)
+	if err != nil {
 		return nil, err
 	}
 	var records []lock.Record
@@ -89,6 +87,31 @@ func (b *Backend) Records(ctx context.Context, group string) ([]lock.Record, err
 		}
 	}
 	return records, nil
+}
+
+// Began returns since when the sessions of a group are there, by their ids and
+// by the API server's clock.
+func (b *Backend) Began(ctx context.Context, group string) (map[string]time.Time, error) {
+	all, err := b.listLeases(ctx, group)
+	if err != nil {
+		return nil, err
+	}
+	began := map[string]time.Time{}
+	for _, o := range all.Items {
+		at, err := time.Parse(time.RFC3339, o.Metadata.CreationTimestamp)
+		if r, ok := decodeLease(group, o); ok && err == nil {
+			began[r.Session] = at
+		}
+	}
+	return began, nil
+}
+
+func (b *Backend) listLeases(ctx context.Context, group string) (list, error) {
+	c := leases("list", "")
+	c.query = url.Values{"labelSelector": {labelGroup + "=" + labelValue(group)}}
+	var all list
+	err := b.do(ctx, c, &all)
+	return all, err
 }
 
 // decodeLease returns the record that a Lease is, false for one of another group.

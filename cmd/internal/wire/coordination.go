@@ -5,9 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"path/filepath"
 	"sync/atomic"
-	"time"
 
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
 	"github.com/cairnbuild/cairn/lock"
@@ -15,7 +13,6 @@ import (
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/stages/engine"
 	"github.com/cairnbuild/cairn/synchronization"
-	synclocal "github.com/cairnbuild/cairn/synchronization/local"
 )
 
 // ledger is the project's ledger for the storage, while it is open. The ledger of
@@ -25,26 +22,14 @@ type ledger struct {
 	backend synchronization.Backend
 }
 
-// localLook is how often a run that waits looks whether the process that it waits
-// for lives. On one host that is a question to the kernel, and cheap.
-const localLook = 100 * time.Millisecond
-
 // openLedger opens the ledger; asked counts the requests to it.
 func (s Settings) openLedger(ctx context.Context, h Host, project string, asked *atomic.Int64) (*ledger, error) {
-	if err := s.Check(ctx); err != nil {
-		return nil, err
-	}
-	dir, err := s.stateDir(h)
-	if err != nil {
-		return nil, err
-	}
-	dir = filepath.Join(dir, "ledger", project+"-"+shortHash(s.Storage))
-	b, err := synclocal.Open(ctx, dir, synclocal.Options{Now: h.Now, Rand: h.Rand})
+	b, look, err := s.openBackend(ctx, h, project)
 	if err != nil {
 		return nil, err
 	}
 	l, err := synchronization.Open(ctx, counted{b, asked}, project, synchronization.Options{
-		Now: h.Now, Rand: h.Rand, Logger: h.Log, Holder: holder(), LookEvery: localLook,
+		Now: h.Now, Rand: h.Rand, Logger: h.Log, Holder: holder(), LookEvery: look,
 	})
 	if err != nil {
 		return nil, errors.Join(err, b.Close())

@@ -6,11 +6,9 @@ import (
 	"crypto/sha256"
 	"encoding/hex"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"path/filepath"
-	"strings"
 	"time"
 
 	"go.uber.org/zap"
@@ -31,7 +29,8 @@ type Settings struct {
 	Storage string
 	// Secondary is the address of a storage that is only read; may be empty.
 	Secondary string
-	// Synchronization is the ledger's address.
+	// Synchronization is the ledger's address; empty is the storage's default, see
+	// [Settings.LedgerAddress].
 	Synchronization string
 	// EngineAddress is the address of a BuildKit; empty for the host's own daemon.
 	EngineAddress string
@@ -110,11 +109,5 @@ func shortHash(s string) string {
 
 // Check refuses settings that contradict each other or that this version cannot serve.
 func (s Settings) Check(context.Context) error {
-	if scheme, _, ok := strings.Cut(s.Synchronization, "://"); ok {
-		return fmt.Errorf("--synchronization %s: the scheme %s is not known; use %s", s.Synchronization, scheme, Local)
-	}
-	if s.Synchronization != Local {
-		return fmt.Errorf("--synchronization %s: want %s", s.Synchronization, Local)
-	}
-	return nil
+	return checkSynchronization(s.Synchronization)
 }
