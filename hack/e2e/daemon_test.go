@@ -89,7 +89,8 @@ func daemonStatus(ctx context.Context, bin, state, socket string) (status, error
 	if err != nil {
 		return s, err
 	}
-	return s, json.Unmarshal(out, &s)
+	err = json.Unmarshal(out, &s)
+	return s, err
 }
 
 // status asks the daemon that belongs to the host's own state directory; ok is

@@ -142,10 +142,11 @@ func TestTheSecondaryStorageIsReadAndNotWritten(t *testing.T) {
 	if second.EngineStarted || second.count("built", "assembled") != 0 {
 		t.Errorf("something was made: %v", second.results())
 	}
-	for i := range first.Images {
-		a, b := first.Images[i].Ref, second.Images[i].Ref
-		if a[strings.Index(a, "@"):] != b[strings.Index(b, "@"):] {
-			t.Errorf("image %s is %s and %s", first.Images[i].Name, a, b)
+	for i, image := range first.Images {
+		_, a, _ := strings.Cut(image.Ref, "@")
+		_, b, _ := strings.Cut(second.Images[i].Ref, "@")
+		if a != b {
+			t.Errorf("image %s is %s and %s", image.Name, a, b)
 		}
 	}
 	for stage, what := range countedStages() {
