@@ -288,6 +288,7 @@ func TestWriteBlobLeavesNothingOfAFailure(t *testing.T) {
 	s := open(t)
 	broken := errors.New("tar broke")
 	cancelled, cancel := context.WithCancel(t.Context())
+	overlooked, cancelOverlooked := context.WithCancel(t.Context())
 	for name, c := range map[string]struct {
 		ctx   context.Context
 		write func(io.Writer) error
@@ -299,7 +300,11 @@ func TestWriteBlobLeavesNothingOfAFailure(t *testing.T) {
 			_, err := io.WriteString(w, "late")
 			return err
 		}, context.Canceled},
-		"that was overlooked": {cancelled, func(w io.Writer) error { io.WriteString(w, "late"); return nil }, context.Canceled},
+		"that was overlooked": {overlooked, func(w io.Writer) error {
+			cancelOverlooked()
+			io.WriteString(w, "late")
+			return nil
+		}, context.Canceled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			if _, err := s.WriteBlob(c.ctx, c.write); !errors.Is(err, c.want) {
