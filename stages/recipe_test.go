@@ -6,8 +6,9 @@ import (
 	"strings"
 	"testing"
 
-	"github.com/cairnbuild/cairn/stages"
 	"pgregory.net/rapid"
+
+	"github.com/cairnbuild/cairn/stages"
 )
 
 func digestOf(s string) stages.Digest { return stages.DigestOf([]byte(s)) }

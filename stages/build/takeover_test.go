@@ -71,7 +71,8 @@ func built(t *testing.T, e *fakeEngine) (*world, *stages.Plan, map[stages.Digest
 	_, err := h.run(t.Context(), p, nil)
 	must(t, err)
 	w.forget(p)
-	return w, p, w.manifests(p)
+	manifests := w.manifests(p)
+	return w, p, manifests
 }
 
 func TestAPublishedStageWhoseTagIsGoneGetsItAgain(t *testing.T) {

@@ -59,7 +59,7 @@ func (t *tree) target(ctx context.Context, f source.File) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	defer rc.Close() //nolint:errcheck // only read
+	defer rc.Close()
 	b, err := io.ReadAll(rc)
 	return string(b), err
 }

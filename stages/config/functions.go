@@ -148,7 +148,7 @@ func fromYAML(text string) (any, error) {
 
 // refusedFormat matches what would make printf's result depend on the machine
 // (addresses) or grow out of all proportion (widths).
-var refusedFormat = regexp.MustCompile(`%[-+# 0\[\].\d]*(p|\*|\d{4})`)
+var refusedFormat = regexp.MustCompile(`%[-+# \[\].\d]*(p|\*|\d{4})`)
 
 func (r *renderer) printf(format string, args ...any) (string, error) {
 	if refusedFormat.MatchString(format) || len(format) > maxRendered/128 {

@@ -131,7 +131,7 @@ func feed(in io.WriteCloser, ids []string) error {
 // corruptAnswer adds git's own words to an answer that ended early.
 func corruptAnswer(err error, stderr *tail) error {
 	var e *Error
-	if text := stderr.String(); text != "" && errors.As(err, &e) && e.Class == ErrCorrupt {
+	if text := stderr.String(); text != "" && errors.As(err, &e) && errors.Is(e.Class, ErrCorrupt) {
 		return fmt.Errorf("%w (git: %s)", err, text)
 	}
 	return err

@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"math"
-	"sort"
 	"strings"
 )
 
@@ -79,24 +78,6 @@ func (l *listing) path(i int) string {
 }
 
 func (l *listing) id(i int) []byte { return l.ids[i*l.idLen : (i+1)*l.idLen] }
-
-// search returns the first file in [lo, hi) whose path is not below key.
-func (l *listing) search(lo, hi int, key string) int {
-	return lo + sort.Search(hi-lo, func(i int) bool { return l.path(lo+i) >= key })
-}
-
-// below returns the files in [lo, hi) that lie below directory dir.
-func (l *listing) below(lo, hi int, dir string) (int, int) {
-	// '0' follows '/': every path below dir is between the two.
-	lo = l.search(lo, hi, dir+"/")
-	return lo, l.search(lo, hi, dir+"0")
-}
-
-// find returns the file with that path in [lo, hi).
-func (l *listing) find(lo, hi int, path string) (int, bool) {
-	i := l.search(lo, hi, path)
-	return i, i < hi && l.path(i) == path
-}
 
 // builder makes a listing from files that come in order.
 type builder struct {

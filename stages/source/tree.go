@@ -171,11 +171,10 @@ func (t *Tree) noSuchPath(m *stages.Mapping) error {
 			return submoduleError(dir)
 		}
 	}
-	dir, names := ".", []string(nil)
-	for dir = path.Dir(m.Add); ; dir = path.Dir(dir) {
-		if names = t.children(dir); len(names) > 0 || dir == "." || dir == "/" {
-			break
-		}
+	dir := path.Dir(m.Add)
+	names := t.children(dir)
+	for ; len(names) == 0 && dir != "." && dir != "/"; names = t.children(dir) {
+		dir = path.Dir(dir)
 	}
 	return &Error{
 		Op: "add", Subject: fmt.Sprintf("%q to %q", m.Add, m.To), Class: ErrNoSuchPath,

@@ -172,7 +172,7 @@ func (s *Storage) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, 
 		return ocispec.Descriptor{}, err
 	}
 	if f.Stale {
-		if m, err, ok := s.before(Resolve, ref); ok {
+		if m, ok, err := s.before(Resolve, ref); ok {
 			return m.Descriptor, err
 		}
 	}
@@ -187,7 +187,7 @@ func (s *Storage) Manifest(ctx context.Context, ref string) (storage.Manifest, e
 		return storage.Manifest{}, err
 	}
 	if f.Stale {
-		if m, err, ok := s.before(FetchManifest, ref); ok {
+		if m, ok, err := s.before(FetchManifest, ref); ok {
 			return m, err
 		}
 	}

@@ -42,17 +42,17 @@ func (s *Storage) setBefore(ref string, m *storage.Manifest) {
 
 // before returns what a lagging read of ref gets; false when ref was never
 // written here, so that there is nothing to lag behind.
-func (s *Storage) before(op Operation, ref string) (_ storage.Manifest, err error, written bool) {
+func (s *Storage) before(op Operation, ref string) (_ storage.Manifest, written bool, err error) {
 	s.mu.Lock()
 	m, written := s.past.manifests[ref]
 	s.mu.Unlock()
 	if !written {
-		return storage.Manifest{}, nil, false
+		return storage.Manifest{}, false, nil
 	}
 	if m == nil {
-		return storage.Manifest{}, s.notFound(op, ref), true
+		return storage.Manifest{}, true, s.notFound(op, ref)
 	}
-	return *m, nil, true
+	return *m, true, nil
 }
 
 func (s *Storage) absentBefore(tag string) bool {

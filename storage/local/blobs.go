@@ -251,7 +251,7 @@ func (r *blobReader) Read(p []byte) (int, error) {
 	if err == nil {
 		n, err = r.ReadCloser.Read(p)
 	}
-	if err == nil || err == io.EOF {
+	if err == nil || errors.Is(err, io.EOF) {
 		return n, err
 	}
 	if errors.Is(err, storage.ErrCorrupt) {

@@ -75,7 +75,8 @@ func decodeTag(b []byte) (tagRecord, error) {
 		err = checkRecord(r.descriptor())
 	}
 	if err != nil {
-		return tagRecord{}, fmt.Errorf("%w: file of a tag: %v", storage.ErrCorrupt, err) // its class is decided here
+		// Not wrapped: the class of a damaged tag is decided here.
+		return tagRecord{}, fmt.Errorf("%w: file of a tag: %s", storage.ErrCorrupt, err.Error())
 	}
 	return r, nil
 }

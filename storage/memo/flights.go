@@ -21,13 +21,18 @@ type flight[V any] struct {
 	err   error
 }
 
+// lead asks for all who have joined f, and lets them go also when ask panics.
+func (g *flights[V]) lead(key string, f *flight[V], ask func() (V, error)) (V, error) {
+	defer g.land(key, f)
+	f.value, f.err = ask()
+	return f.value, f.err
+}
+
 func (g *flights[V]) do(ctx context.Context, key string, ask func() (V, error)) (V, error) {
 	for {
 		f, mine := g.join(key)
 		if mine {
-			defer g.land(key, f)
-			f.value, f.err = ask()
-			return f.value, f.err
+			return g.lead(key, f, ask)
 		}
 		select {
 		case <-ctx.Done():

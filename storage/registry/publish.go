@@ -52,11 +52,12 @@ func (s *Storage) MountBlob(ctx context.Context, d ocispec.Descriptor, from stri
 // unmounted returns nil for refusals that a copy has to deal with, and remembers
 // neighbours that are refused as such.
 func (s *Storage) unmounted(from string, err error) error {
-	switch classOf(err) {
-	case storage.ErrDenied, storage.ErrUnsupported, storage.ErrUnauthorized:
+	is := func(class error) bool { return errors.Is(classOf(err), class) }
+	switch {
+	case is(storage.ErrDenied), is(storage.ErrUnsupported), is(storage.ErrUnauthorized):
 		s.unmountable.Store(from, true)
 		return nil
-	case storage.ErrNotFound, storage.ErrInvalid:
+	case is(storage.ErrNotFound), is(storage.ErrInvalid):
 		return nil
 	}
 	return err
@@ -126,7 +127,7 @@ func (s *Storage) putManifest(ctx context.Context, op, ref string, m storage.Man
 // the manifest refers to: there is nothing else that a PUT could not find.
 func missingParts(err error) error {
 	var e *storage.Error
-	if errors.As(err, &e) && e.Class == storage.ErrNotFound {
+	if errors.As(err, &e) && errors.Is(e.Class, storage.ErrNotFound) {
 		e.Class = storage.ErrInvalid
 	}
 	return err

@@ -30,11 +30,7 @@ func (h *host) hop(ctx context.Context, r request, authorization string, stay bo
 	for range maxRedirects {
 		r.header = plain
 		if authorization != "" && sameHost(origin, r.url) {
-			r.header = plain.Clone()
-			if r.header == nil {
-				r.header = http.Header{}
-			}
-			r.header.Set("Authorization", authorization)
+			r.header = withAuthorization(plain, authorization)
 		}
 		resp, err := h.send(ctx, r)
 		if err != nil {
@@ -59,6 +55,15 @@ func (h *host) hop(ctx context.Context, r request, authorization string, stay bo
 		}
 	}
 	return nil, fmt.Errorf("%w: more than %d redirects", errUnsafeURL, maxRedirects)
+}
+
+func withAuthorization(plain http.Header, authorization string) http.Header {
+	h := plain.Clone()
+	if h == nil {
+		h = http.Header{}
+	}
+	h.Set("Authorization", authorization)
+	return h
 }
 
 // hopPlain is [host.hop] for an address on the registry itself. Addresses of this

@@ -8,8 +8,9 @@ import (
 	"slices"
 	"time"
 
-	"github.com/cairnbuild/cairn/storage"
 	"go.uber.org/zap"
+
+	"github.com/cairnbuild/cairn/storage"
 )
 
 // operation names what is done, for errors.
@@ -107,7 +108,7 @@ func (p *patience) again(ctx context.Context, op operation, err error) bool {
 func (p *patience) delay(err error) (time.Duration, bool) {
 	o := p.h.o
 	class := classOf(err)
-	if errors.As(err, new(*sourceError)) || class != storage.ErrTransient && class != storage.ErrRateLimited {
+	if errors.As(err, new(*sourceError)) || !errors.Is(class, storage.ErrTransient) && !errors.Is(class, storage.ErrRateLimited) {
 		return 0, false
 	}
 	if p.attempt >= o.Retry.Attempts {

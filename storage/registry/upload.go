@@ -109,7 +109,7 @@ func (u *upload) once(ctx context.Context, attempt int) error {
 		}
 		err = u.send(ctx, attempt)
 		u.session = nil
-		if statusOf(err) != http.StatusNotFound || classOf(err) != storage.ErrNotFound {
+		if statusOf(err) != http.StatusNotFound || !errors.Is(classOf(err), storage.ErrNotFound) {
 			return err
 		}
 	}

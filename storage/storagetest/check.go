@@ -165,7 +165,7 @@ func wantClass(what string, err, class error) error {
 		return nil
 	}
 	if err == nil {
-		return fmt.Errorf("%s: it succeeded instead of failing as %q", what, class)
+		return fmt.Errorf("%s: it succeeded instead of failing as %q", what, class.Error())
 	}
-	return fmt.Errorf("%s: want an error that is classified as %q, got: %w", what, class, err)
+	return fmt.Errorf("%s: want an error that is classified as %q, got: %w", what, class.Error(), err)
 }

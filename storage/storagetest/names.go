@@ -180,10 +180,10 @@ func tagsPaged(ctx context.Context, s storage.Storage, w *Workspace) error {
 	if len(want) > 0 {
 		return fmt.Errorf("%d of %d new tags are not listed", len(want), manyTags)
 	}
-	for range s.Tags(ctx) {
-		break // a caller who stops early must not hang or fail
+	for _, err := range s.Tags(ctx) {
+		return err // a caller who stops early must not hang or fail
 	}
-	return nil
+	return errors.New("no tag is listed any more")
 }
 
 func readAfterWrite(ctx context.Context, s storage.Storage, w *Workspace) error {

@@ -18,7 +18,10 @@ type rotating struct {
 
 func openRotating(path string, max int64) (*rotating, error) {
 	r := &rotating{path: path, max: max}
-	return r, r.open()
+	if err := r.open(); err != nil {
+		return nil, err
+	}
+	return r, nil
 }
 
 func (r *rotating) open() error {

@@ -67,7 +67,10 @@ func (s Settings) OpenAt(ctx context.Context, h Host, rev string) (*Project, err
 	if err := p.configure(ctx, s, h); err != nil {
 		return nil, err
 	}
-	return p, p.readLock(ctx)
+	if err := p.readLock(ctx); err != nil {
+		return nil, err
+	}
+	return p, nil
 }
 
 func (p *Project) configure(ctx context.Context, s Settings, h Host) error {
