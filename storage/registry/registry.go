@@ -2,6 +2,7 @@ package registry
 
 import (
 	"context"
+	"errors"
 	"net/http"
 	"net/url"
 	"strings"
@@ -112,7 +113,7 @@ func (s *Storage) Manifest(ctx context.Context, ref string) (storage.Manifest, e
 	var m storage.Manifest
 	err = s.host.persist(ctx, c.operation, func(attempt int) error {
 		m, err = s.manifest(ctx, c, want, attempt)
-		if err != nil && classOf(err) == storage.ErrCorrupt {
+		if err != nil && errors.Is(classOf(err), storage.ErrCorrupt) {
 			// A proxy may have cut or mixed up the answer; once more tells.
 			m, err = s.manifest(ctx, c, want, attempt)
 		}

@@ -159,7 +159,7 @@ func (u *upload) send(ctx context.Context, attempt int) error {
 	}
 	if e := u.sendChunks(ctx, attempt); e != nil {
 		// The first refusal names the cause where chunks are refused as well.
-		if classOf(e) == storage.ErrTransient || classOf(e) == storage.ErrRateLimited || ctx.Err() != nil {
+		if errors.Is(classOf(e), storage.ErrTransient) || errors.Is(classOf(e), storage.ErrRateLimited) || ctx.Err() != nil {
 			return e
 		}
 		return err

@@ -92,7 +92,7 @@ func tagMoved(ctx context.Context, s storage.Storage, w *Workspace) error {
 		return sameManifest(ctx, s, tag, first)
 	}
 	if err != nil {
-		return fmt.Errorf("move a tag: want success or an error that is classified as %q, got: %w", storage.ErrExists, err)
+		return fmt.Errorf("move a tag: want success or an error that is classified as %q, got: %w", storage.ErrExists.Error(), err)
 	}
 	w.Note("tags can be moved: the last write wins")
 	if err := sameManifest(ctx, s, tag, second); err != nil {
