@@ -11,7 +11,7 @@ SOAKTIME ?= 30m
 ROUNDS ?= 5
 
 .DEFAULT_GOAL := help
-.PHONY: help build demo test vet cross lint bench soak fuzz tools setup clean
+.PHONY: help build demo test vet cross lint bench soak model fuzz tools setup clean
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,9 @@ soak: setup ## Repeat the tests in random order for SOAKTIME
 	hack/tools/install buildkit
 	hack/tools/install kube
 	hack/soak $(SOAKTIME)
+
+model: setup ## Check the protocol models and their mutants (hack/model -soak for larger ones)
+	$(GO) run ./hack/model
 
 fuzz: ## Run every fuzz test for FUZZTIME
 	hack/fuzz $(FUZZTIME)
