@@ -85,7 +85,10 @@ func StartCluster(ctx context.Context, opts ClusterOptions) (_ *Cluster, err err
 	if err = c.startEtcd(ctx); err != nil {
 		return nil, err
 	}
-	return c, c.startServer(ctx)
+	if err = c.startServer(ctx); err != nil {
+		return nil, err
+	}
+	return c, nil
 }
 
 // foreignCluster uses a cluster that runs already.

@@ -1,4 +1,4 @@
-// Package testbed starts real servers on loopback (a registry, a plain
+// Package testbed starts real servers on loopback (a registry, an API server, a plain
 // BuildKit) and makes base images without a registry to pull from, for tests,
 // benchmarks and the demo.
 //

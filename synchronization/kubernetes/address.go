@@ -48,7 +48,10 @@ func ParseAddress(s string) (Address, error) {
 	if err != nil {
 		return Address{}, fmt.Errorf("%q: %w", s, err)
 	}
-	return a, a.setAll(query)
+	if err := a.setAll(query); err != nil {
+		return Address{}, err
+	}
+	return a, nil
 }
 
 func (a *Address) setAll(query url.Values) error {

@@ -87,8 +87,8 @@ func TestPatch(t *testing.T) {
 
 func TestParseAddress(t *testing.T) {
 	for in, want := range map[string]Address{
-		"kubernetes://":                                {Namespace: DefaultNamespace},
-		"kubernetes://ci":                              {Namespace: "ci"},
+		"kubernetes://":   {Namespace: DefaultNamespace},
+		"kubernetes://ci": {Namespace: "ci"},
 		"kubernetes://ci/?context=a%2Fb&kubeconfig=/k": {Namespace: "ci", Context: "a/b", Kubeconfig: "/k"},
 	} {
 		got, err := ParseAddress(in)
@@ -197,7 +197,8 @@ func wantClass(t *testing.T, what string, err, class error) {
 	}
 	for _, c := range []error{lock.ErrUnavailable, lock.ErrAmbiguous, lock.ErrConflict, errTest} {
 		// A conflict is a failed test, told in the words of the contract.
-		if errors.Is(err, c) != (c == class || c == errTest && class == lock.ErrConflict) {
+		want := errors.Is(class, c) || errors.Is(c, errTest) && errors.Is(class, lock.ErrConflict)
+		if errors.Is(err, c) != want {
 			t.Errorf("%s: got error %v, want class %v", what, err, class)
 		}
 	}

@@ -148,7 +148,7 @@ func (b *Backend) Remove(ctx context.Context, group, session string, seq uint64)
 	err := b.do(ctx, c, nil)
 	var refused *Error
 	if errors.As(err, &refused) && refused.Code == http.StatusConflict {
-		return fmt.Errorf("%w: %s", lock.ErrConflict, refused)
+		return fmt.Errorf("%w: %s", lock.ErrConflict, refused.Message)
 	}
 	return gone(err)
 }

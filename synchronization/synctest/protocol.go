@@ -97,6 +97,7 @@ func bindsOnce(t *testing.T, s *suite) {
 }
 
 func hasOneBuilder(t *testing.T, s *suite) {
+	s.ttl = patience // nobody dies here, and 32 contenders make a real server slow
 	var procs []*process
 	for range 32 {
 		procs = append(procs, s.join(locktest.Faults{}))

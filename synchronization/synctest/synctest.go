@@ -55,10 +55,10 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			if h := open(t); h.Real {
-				test.run(t, &suite{t: t, h: h})
+				test.run(t, &suite{t: t, h: h, ttl: ttl})
 				return
 			}
-			synctest.Test(t, func(t *testing.T) { test.run(t, &suite{t: t, h: open(t)}) })
+			synctest.Test(t, func(t *testing.T) { test.run(t, &suite{t: t, h: open(t), ttl: ttl}) })
 		})
 	}
 }
@@ -67,6 +67,7 @@ func Run(t *testing.T, open func(t *testing.T) Harness) {
 type suite struct {
 	t     *testing.T
 	h     Harness
+	ttl   time.Duration // of the sessions that join from now on
 	procs uint64
 }
 
@@ -92,7 +93,7 @@ func (s *suite) ledger(f locktest.Faults) (*synchronization.Ledger, *Faulty) {
 func (s *suite) options(proc uint64) synchronization.Options {
 	return synchronization.Options{
 		Now: s.h.Now, Rand: rand.Reader, Holder: fmt.Sprintf("runner %d", proc),
-		TTL: ttl, Delta: delta, Guard: guard, LookEvery: ttl / 10,
+		TTL: s.ttl, Delta: delta, Guard: guard, LookEvery: s.ttl / 10,
 		Request: time.Second, Budget: 10 * time.Second,
 	}
 }

@@ -1,0 +1,51 @@
+package wire
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+)
+
+func TestTheLedgerIsWhereOthersAre(t *testing.T) {
+	home := t.TempDir()
+	kubeconfig := filepath.Join(home, ".kube", "config")
+	if err := os.MkdirAll(filepath.Dir(kubeconfig), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(kubeconfig, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const cluster, registry = "kubernetes://cairn-synchronization", "registry.example.com/shop"
+	for _, test := range []struct {
+		name, given, storage string
+		env                  map[string]string
+		want                 string
+	}{
+		{"a registry and a kubeconfig at home", "", registry, map[string]string{"HOME": home}, cluster},
+		{"a registry and a kubeconfig that is named", "", registry, map[string]string{"KUBECONFIG": "/nowhere:" + kubeconfig}, cluster},
+		{"a registry and a kubeconfig that is not there", "", registry, map[string]string{"KUBECONFIG": "/nowhere", "HOME": home}, Local},
+		{"a registry in a pod", "", registry, map[string]string{"KUBERNETES_SERVICE_HOST": "10.0.0.1", "KUBERNETES_SERVICE_PORT": "443"}, cluster},
+		{"a registry and no cluster", "", registry, nil, Local},
+		{"a local storage", "", Local, map[string]string{"HOME": home}, Local},
+		{"what was asked for", Local, registry, map[string]string{"HOME": home}, Local},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := Settings{Synchronization: test.given, Storage: test.storage}
+			h := Host{Getenv: func(name string) string { return test.env[name] }}
+			if got := s.LedgerAddress(h); got != test.want {
+				t.Errorf("the ledger is %s, want %s", got, test.want)
+			}
+		})
+	}
+}
+
+func TestAddressesOfLedgersAreChecked(t *testing.T) {
+	for address, ok := range map[string]bool{
+		"": true, Local: true, "kubernetes://ci": true, "kubernetes://ci?context=a": true,
+		"ci": false, "http://ci": false, "kubernetes://a.b": false, "kubernetes:/x": false,
+	} {
+		if err := (Settings{Synchronization: address}).Check(t.Context()); (err == nil) != ok {
+			t.Errorf("%q: got error %v", address, err)
+		}
+	}
+}
