@@ -9,6 +9,7 @@ import (
 	"sync"
 	"time"
 
+	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cairnbuild/cairn/stages"
@@ -123,6 +124,11 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	r := newRun(o)
 	err = errors.Join(cause(ctx, r.all(ctx, root)), r.closeFiles())
+	if err == nil {
+		r.ledger.sweep(ctx, func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error) {
+			return r.shows(ctx, storage.StageTag(d), m)
+		})
+	}
 	r.ledger.close(ctx)
 	rep := r.report(root)
 	if err != nil && len(rep.Kept) > 0 {

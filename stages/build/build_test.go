@@ -2,10 +2,13 @@ package build_test
 
 import (
 	"testing"
+	"testing/synctest"
+	"time"
 
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/config"
 	"github.com/cairnbuild/cairn/storage/observed"
+	"github.com/cairnbuild/cairn/synchronization"
 )
 
 // backend is an image with sources and two command stages, the second of which
@@ -70,4 +73,42 @@ func TestSourceChangeStartsNoEngineAndReadsNoLayer(t *testing.T) {
 		t.Errorf("%d blobs read, engine started %v, base opened %d times", n, rep.EngineStarted, h.opened.base.Load())
 	}
 	w.sound()
+}
+
+func TestARunDropsEntriesThatTheStorageSpeaksFor(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		image := func(version string) config.Image {
+			return config.Image{Name: "a", CacheVersion: version, Shell: commands(stages.KindInstall)}
+		}
+		build := func(version string) map[stages.Digest]synchronization.Entry {
+			h := w.host()
+			_, err := h.run(t.Context(), w.planOf(noSources{}, nil, image(version)), nil)
+			must(t, err)
+			l, err := h.openLedger(t.Context(), "shop")
+			must(t, err)
+			defer l.Close()
+			entries, err := l.List(t.Context())
+			must(t, err)
+			return entries
+		}
+		first := build("1")
+		if len(first) != 2 {
+			t.Fatalf("the ledger holds %d entries after two publications", len(first))
+		}
+		time.Sleep(synchronization.DefaultDelta / 2)
+		if got := build("2"); len(got) != 4 {
+			t.Errorf("the ledger holds %d entries, none of which is old", len(got))
+		}
+		time.Sleep(synchronization.DefaultDelta * 3 / 4)
+		got := build("3")
+		for d := range first {
+			if _, ok := got[d]; ok {
+				t.Errorf("the entry of %s is still there", d)
+			}
+		}
+		if len(got) != 4 {
+			t.Errorf("the ledger holds %d entries, want those of the last two builds", len(got))
+		}
+	})
 }

@@ -4,11 +4,17 @@ import (
 	"context"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
+	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/synchronization"
 )
 
-// leaving bounds the end of a session.
-const leaving = 10 * time.Second
+// leaving bounds the end of a session, sweeping what is done for the next runs.
+const (
+	leaving  = 10 * time.Second
+	sweeping = 10 * time.Second
+)
 
 // ledger opens the project's ledger when the first entry is needed, and keeps
 // the run's session in it.
@@ -118,6 +124,19 @@ func (h *ledger) rejoin(ctx context.Context) {
 	if h.sess != nil && h.sess.Context().Err() != nil {
 		h.leave(ctx)
 	}
+}
+
+// sweep drops the entries that the ledger needs no longer: those of stages that
+// were published so long ago that the storage's own word has taken over. Who has
+// written to a ledger tidies it; there is nobody else who would. An error is of
+// no use: the next run sweeps again.
+func (h *ledger) sweep(ctx context.Context, shows func(context.Context, stages.Digest, digest.Digest) (bool, error)) {
+	if h.sess == nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, sweeping)
+	defer cancel()
+	_ = h.l.Sweep(ctx, shows)
 }
 
 // close ends the session. Entries that were not decided become free at once. All
