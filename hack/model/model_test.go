@@ -17,6 +17,7 @@ func TestASearchIsASuccessOnlyWhenItSaysSo(t *testing.T) {
 		{"nobody can move", "pan:1: invalid end state (at depth 87)\nerrors: 1\n", stuck},
 		{"out of depth", "error: max search depth too small\nState-vector 48 byte, depth reached 9, errors: 0\n", unsure},
 		{"out of memory", "pan: reached -DMEMLIM bound\nWarning: Search not completed\nerrors: 0\n", unsure},
+		{"out of time", "Time limit of      1 minutes exceeded\nState-vector 48 byte, depth reached 9, errors: 0\n", unsure},
 		{"another error", "pan:1: VECTORSZ is too small\nerrors: 0\n", unsure},
 		{"silence", "", unsure},
 	} {

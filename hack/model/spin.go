@@ -50,7 +50,9 @@ const (
 	megabytes = 2000
 	maxDepth  = 1_000_000
 	minutes   = 30
-	bits      = 33 // of a partial search: 1 GiB
+	// A partial search takes so many bits of memory, 1 GiB, and minutes.
+	bits           = 33
+	partialMinutes = 5
 )
 
 // run has spin make the verifier, compiles it and runs it.
@@ -78,7 +80,7 @@ func (c check) run(ctx context.Context, models, work string) (result, error) {
 	if r.detail == "" && err != nil {
 		r.detail = err.Error()
 	}
-	if c.seed != 0 && r.verdict == holds {
+	if c.seed != 0 && (r.verdict == holds || r.detail == outOfTime) {
 		r.verdict = partial
 	}
 	return r, os.RemoveAll(dir)
@@ -98,12 +100,13 @@ func (c check) compile() []string {
 }
 
 func (c check) search() []string {
-	args := []string{"-m" + strconv.Itoa(maxDepth), "-Q" + strconv.Itoa(minutes)}
+	args := []string{"-m" + strconv.Itoa(maxDepth)}
+	if c.seed != 0 {
+		return append(args, "-Q"+strconv.Itoa(partialMinutes), "-k3", "-w"+strconv.Itoa(bits), "-RS"+strconv.Itoa(c.seed))
+	}
+	args = append(args, "-Q"+strconv.Itoa(minutes))
 	if c.live {
 		args = append(args, "-a", "-f")
-	}
-	if c.seed != 0 {
-		args = append(args, "-k3", "-w"+strconv.Itoa(bits), "-RS"+strconv.Itoa(c.seed))
 	}
 	return args
 }
@@ -114,6 +117,9 @@ func command(ctx context.Context, dir, name string, args ...string) (string, err
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }
+
+// outOfTime is the detail of a search that found nothing until its time was up.
+const outOfTime = "the time was up"
 
 // read understands the account of a search. What it does not find makes the
 // search unsure, never a success.
@@ -132,6 +138,8 @@ func read(out string) result {
 		case strings.HasPrefix(r.detail, "acceptance cycle"), strings.HasPrefix(r.detail, "invalid end state"):
 			r.verdict = stuck
 		}
+	case strings.Contains(out, "Time limit of"):
+		r.detail = outOfTime
 	case strings.Contains(out, "Search not completed"), strings.Contains(out, "max search depth too small"),
 		strings.Contains(out, "reached -DMEMLIM bound"), strings.Contains(out, "out of memory"):
 		r.detail = "the search was not completed"
