@@ -116,7 +116,11 @@ func options(i int) synchronization.Options {
 }
 
 func join(ctx context.Context, b synchronization.Backend, i int) (*runner, error) {
-	l, err := synchronization.Open(ctx, b, "suite", options(i))
+	return joinWith(ctx, b, options(i))
+}
+
+func joinWith(ctx context.Context, b synchronization.Backend, o synchronization.Options) (*runner, error) {
+	l, err := synchronization.Open(ctx, b, "suite", o)
 	if err != nil {
 		return nil, err
 	}
