@@ -74,6 +74,9 @@ func (l *Ledger) turnShard(ctx context.Context, shard string, seal sentinel) err
 			return err
 		}
 		v := views[shard]
+		if v.seal.turns() >= seal.turns() {
+			return nil // there, or further: a slow turn must not undo a later one
+		}
 		text, err := seal.of(v.seal.Ledger).encode()
 		if err != nil || text == v.snap.Data[keySentinel] {
 			return err

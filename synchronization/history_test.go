@@ -386,7 +386,7 @@ func (r *runner) want(ctx context.Context, d stages.Digest) error {
 	case synchronization.Published:
 		r.h.adopt(d, e.Manifest, since)
 	case synchronization.Doomed:
-		return ours(r.rescue(ctx, d))
+		return ours(r.rescue(ctx, d, e))
 	default:
 		wait, cancel := context.WithTimeout(ctx, 4*historyTTL)
 		defer cancel()
@@ -407,16 +407,16 @@ func ours(err error) error {
 	return err
 }
 
-func (r *runner) rescue(ctx context.Context, d stages.Digest) error {
+func (r *runner) rescue(ctx context.Context, d stages.Digest, seen synchronization.Entry) error {
 	since := time.Now()
 	if m := r.h.read(d); m != "" {
-		if err := r.s.Rescue(ctx, d, m); err != nil {
+		if err := r.s.Rescue(ctx, d, seen, m); err != nil {
 			return err
 		}
 		r.h.adopt(d, m, since)
 		return nil
 	}
-	c, err := r.s.Reclaim(ctx, d)
+	c, err := r.s.Reclaim(ctx, d, seen)
 	if err != nil {
 		return err
 	}

@@ -42,6 +42,15 @@ func (s sentinel) encode() (string, error) {
 	return string(b), err
 }
 
+// turns counts how often the ledger was shut and opened until this sentinel: it
+// never goes back.
+func (s sentinel) turns() int {
+	if s.Open {
+		return 2 * s.Epoch
+	}
+	return 2*s.Epoch + 1
+}
+
 // of returns the sentinel as the shards of the ledger with that UID have it.
 func (s sentinel) of(ledger string) sentinel {
 	s.Ledger = ledger

@@ -215,14 +215,15 @@ func (s *Session) drop(c *Claim) {
 }
 
 // Rescue keeps a doomed stage that this runner needs: the tag, read after the
-// entry was seen, shows manifest m, and m it stays. [ErrTaken] says that the
-// entry has changed; look again.
-func (s *Session) Rescue(ctx context.Context, d stages.Digest, m digest.Digest) error {
+// entry seen, shows manifest m, and m it stays. [ErrTaken] says that the entry is
+// not that one any more, doomed though it may be: between the two a generation
+// may have come and gone, and m with it; look again.
+func (s *Session) Rescue(ctx context.Context, d stages.Digest, seen Entry, m digest.Digest) error {
 	now, err := s.ledger.client.Now(ctx)
 	if err != nil {
 		return entryError("rescue", d, err)
 	}
-	c, err := s.convert(ctx, d, Doomed, func(_ Entry, nonce string) Entry {
+	c, err := s.convert(ctx, d, seen, Doomed, func(_ Entry, nonce string) Entry {
 		return Entry{State: Published, Session: s.ID(), Nonce: nonce, Manifest: m, At: stamp(now)}
 	})
 	if err != nil {
@@ -232,10 +233,10 @@ func (s *Session) Rescue(ctx context.Context, d stages.Digest, m digest.Digest) 
 	return nil
 }
 
-// Reclaim acquires a doomed stage whose tag, read after the entry was seen, shows
+// Reclaim acquires a doomed stage whose tag, read after the entry seen, shows
 // nothing: there is nothing to rescue, so it is to be built.
-func (s *Session) Reclaim(ctx context.Context, d stages.Digest) (*Claim, error) {
-	c, err := s.convert(ctx, d, Doomed, func(_ Entry, nonce string) Entry {
+func (s *Session) Reclaim(ctx context.Context, d stages.Digest, seen Entry) (*Claim, error) {
+	c, err := s.convert(ctx, d, seen, Doomed, func(_ Entry, nonce string) Entry {
 		return Entry{State: Building, Session: s.ID(), Nonce: nonce}
 	})
 	if err != nil {
@@ -244,10 +245,11 @@ func (s *Session) Reclaim(ctx context.Context, d stages.Digest) (*Claim, error) 
 	return c, nil
 }
 
-// Republish acquires a published stage whose tag shows nothing, to give the tag
-// again to the manifest that was decided. The claim is in state publishing.
-func (s *Session) Republish(ctx context.Context, d stages.Digest) (*Claim, error) {
-	c, err := s.convert(ctx, d, Published, func(e Entry, nonce string) Entry {
+// Republish acquires a published stage whose tag, read after the entry seen, shows
+// nothing, to give the tag again to the manifest that was decided. The claim is in
+// state publishing.
+func (s *Session) Republish(ctx context.Context, d stages.Digest, seen Entry) (*Claim, error) {
+	c, err := s.convert(ctx, d, seen, Published, func(e Entry, nonce string) Entry {
 		return Entry{State: Publishing, Session: s.ID(), Nonce: nonce, Manifest: e.Manifest}
 	})
 	if err != nil {
@@ -260,7 +262,7 @@ func (s *Session) Republish(ctx context.Context, d stages.Digest) (*Claim, error
 // the stage has no entry; [ErrTaken] says that it has. The claim ends with
 // [Claim.Delete] or, when the stage is still needed, with [Claim.Release].
 func (s *Session) Doom(ctx context.Context, d stages.Digest) (*Claim, error) {
-	c, err := s.convert(ctx, d, Absent, func(_ Entry, nonce string) Entry {
+	c, err := s.convert(ctx, d, Entry{}, Absent, func(_ Entry, nonce string) Entry {
 		return Entry{State: Doomed, Session: s.ID(), Nonce: nonce}
 	})
 	if err != nil {
@@ -269,18 +271,21 @@ func (s *Session) Doom(ctx context.Context, d stages.Digest) (*Claim, error) {
 	return c, nil
 }
 
-// convert replaces an entry in state from by one of this session.
-func (s *Session) convert(ctx context.Context, d stages.Digest, from State, next func(Entry, string) Entry) (won *Claim, err error) {
+// convert replaces the entry that was seen, in state from, by one of this session.
+func (s *Session) convert(ctx context.Context, d stages.Digest, seen Entry, from State, next func(Entry, string) Entry) (won *Claim, err error) {
+	if seen.State != from {
+		return nil, fmt.Errorf("%w: its entry is %q and not %q", ErrTaken, seen.State, from)
+	}
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	err = whole(func() error {
-		won, err = s.convertOnce(ctx, d, from, next)
+		won, err = s.convertOnce(ctx, d, seen, next)
 		return err
 	})
 	return won, err
 }
 
-func (s *Session) convertOnce(ctx context.Context, d stages.Digest, from State, next func(Entry, string) Entry) (*Claim, error) {
+func (s *Session) convertOnce(ctx context.Context, d stages.Digest, seen Entry, next func(Entry, string) Entry) (*Claim, error) {
 	shard := shardOf(s.ledger.project, d)
 	views, err := s.openViews(ctx, []string{shard})
 	if err != nil {
@@ -296,7 +301,7 @@ func (s *Session) convertOnce(ctx context.Context, d stages.Digest, from State, 
 			if won != nil && v.snap.Data[entryKey(d)] == won.text {
 				return nil, nil // the answer was lost, the entry is ours
 			}
-			won, err = s.propose(v, d, from, nonce, next)
+			won, err = s.propose(v, d, seen, nonce, next)
 			if err != nil {
 				return nil, err
 			}
@@ -311,7 +316,7 @@ func (s *Session) convertOnce(ctx context.Context, d stages.Digest, from State, 
 }
 
 // propose returns the claim that a conversion would give.
-func (s *Session) propose(v view, d stages.Digest, from State, nonce func() (string, error),
+func (s *Session) propose(v view, d stages.Digest, seen Entry, nonce func() (string, error),
 	next func(Entry, string) Entry,
 ) (*Claim, error) {
 	if err := v.open(); err != nil {
@@ -321,7 +326,9 @@ func (s *Session) propose(v view, d stages.Digest, from State, nonce func() (str
 	if err != nil {
 		return nil, err
 	}
-	if e.State != from {
+	// A nonce is used for one acquisition, so state and nonce tell an entry from
+	// every other one that the stage has had.
+	if e.State != seen.State || e.Nonce != seen.Nonce {
 		return nil, fmt.Errorf("%w: its entry is %q", ErrTaken, e.State)
 	}
 	n, err := nonce()

@@ -60,8 +60,8 @@ func (r *run) confirmNeeds(ctx context.Context, s *synchronization.Session, n *n
 // known, is still what the storage says; e is what the ledger says about it since.
 func (r *run) confirm(ctx context.Context, s *synchronization.Session, dep *node, e synchronization.Entry, late bool) error {
 	m := dep.publishedDigest()
-	if m == "" || dep.ours() {
-		return nil // under way here, or published under an entry of our own
+	if m == "" || dep.ours() && e.Session == s.ID() {
+		return nil // under way here, or published since under the entry that was listed
 	}
 	for {
 		switch e.State {
@@ -81,7 +81,7 @@ func (r *run) confirm(ctx context.Context, s *synchronization.Session, dep *node
 			if err := r.stillShows(ctx, dep, m); err != nil {
 				return err
 			}
-			err := s.Rescue(ctx, dep.stage.Digest, m)
+			err := s.Rescue(ctx, dep.stage.Digest, e, m)
 			if !errors.Is(err, synchronization.ErrTaken) {
 				return err
 			}

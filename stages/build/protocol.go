@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/synchronization"
@@ -149,9 +147,9 @@ func (r *run) acquire(ctx context.Context, s *synchronization.Session, n *node) 
 	}
 	switch e := got.Held[d].Entry; e.State {
 	case synchronization.Published:
-		return r.adoptDecided(ctx, s, n, e.Manifest)
+		return r.adoptDecided(ctx, s, n, e)
 	case synchronization.Doomed:
-		return r.rescue(ctx, s, n)
+		return r.rescue(ctx, s, n, e)
 	}
 	if err := r.awaitHolder(ctx, s, n); err != nil {
 		return err
@@ -208,7 +206,8 @@ func (r *run) release(ctx context.Context, c *synchronization.Claim) {
 // adoptDecided takes manifest m for n: a published entry is the truth, and reads
 // of the registry may lag behind it. Where the tag or the manifest is gone, it is
 // published again.
-func (r *run) adoptDecided(ctx context.Context, s *synchronization.Session, n *node, m digest.Digest) error {
+func (r *run) adoptDecided(ctx context.Context, s *synchronization.Session, n *node, seen synchronization.Entry) error {
+	m := seen.Manifest
 	man, err := r.Storage.Manifest(ctx, m.String())
 	if err == nil {
 		var named bool
@@ -220,7 +219,7 @@ func (r *run) adoptDecided(ctx context.Context, s *synchronization.Session, n *n
 	if err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return err
 	}
-	c, err := s.Republish(ctx, n.stage.Digest)
+	c, err := s.Republish(ctx, n.stage.Digest, seen)
 	if err != nil {
 		return err
 	}
@@ -229,16 +228,16 @@ func (r *run) adoptDecided(ctx context.Context, s *synchronization.Session, n *n
 
 // rescue keeps a stage that a cleaner has marked, for it is needed again. Where
 // its tag shows nothing any more, it is made.
-func (r *run) rescue(ctx context.Context, s *synchronization.Session, n *node) error {
+func (r *run) rescue(ctx context.Context, s *synchronization.Session, n *node, seen synchronization.Entry) error {
 	desc, err := r.Storage.Resolve(ctx, storage.StageTag(n.stage.Digest))
 	switch {
 	case err == nil:
-		if err := s.Rescue(ctx, n.stage.Digest, desc.Digest); err != nil {
+		if err := s.Rescue(ctx, n.stage.Digest, seen, desc.Digest); err != nil {
 			return err
 		}
 		return errAgain
 	case errors.Is(err, storage.ErrNotFound):
-		c, err := s.Reclaim(ctx, n.stage.Digest)
+		c, err := s.Reclaim(ctx, n.stage.Digest, seen)
 		if err != nil {
 			return err
 		}

@@ -251,17 +251,21 @@ func rescues(t *testing.T, s *suite) {
 	if got.Held[d].Entry.State != synchronization.Doomed {
 		t.Fatalf("got %+v", got)
 	}
-	s.must(runner.Rescue(t.Context(), d, manifest(0)))
+	seen := got.Held[d].Entry
+	other := seen
+	other.Nonce = "ab"
+	s.wantErr(runner.Rescue(t.Context(), d, other, manifest(1)), synchronization.ErrTaken)
+	s.must(runner.Rescue(t.Context(), d, seen, manifest(0)))
 	s.wantEntry(d, synchronization.Published, manifest(0), "")
 	s.wantErr(c.Delete(t.Context(), manifest(0)), synchronization.ErrTaken)
-	s.wantErr(runner.Rescue(t.Context(), d, manifest(0)), synchronization.ErrTaken)
+	s.wantErr(runner.Rescue(t.Context(), d, seen, manifest(0)), synchronization.ErrTaken)
 }
 
 func reclaims(t *testing.T, s *suite) {
 	cleaner, runner, d := s.join(locktest.Faults{}), s.join(locktest.Faults{}), stage(0)
-	_, err := cleaner.Doom(t.Context(), d)
+	doomed, err := cleaner.Doom(t.Context(), d)
 	s.must(err)
-	c, err := runner.Reclaim(t.Context(), d)
+	c, err := runner.Reclaim(t.Context(), d, doomed.Entry())
 	s.must(err)
 	s.must(c.Decide(t.Context(), manifest(0)))
 	s.wantEntry(d, synchronization.Publishing, manifest(0), "")
@@ -270,7 +274,9 @@ func reclaims(t *testing.T, s *suite) {
 func republishes(t *testing.T, s *suite) {
 	p, d := s.join(locktest.Faults{}), stage(0)
 	p.published(d, manifest(0))
-	c, err := s.join(locktest.Faults{}).Republish(t.Context(), d)
+	entries, err := p.Entries(t.Context(), []stages.Digest{d})
+	s.must(err)
+	c, err := s.join(locktest.Faults{}).Republish(t.Context(), d, entries[d])
 	s.must(err)
 	s.wantEntry(d, synchronization.Publishing, manifest(0), "")
 	s.must(c.Published(t.Context()))

@@ -131,7 +131,7 @@ func stopsTheLost(t *testing.T, s *suite) {
 	_, entriesErr := p.Entries(t.Context(), many(2))
 	for name, err := range map[string]error{
 		"decide": c.Decide(t.Context(), manifest(0)), "acquire": acquireErr, "read": entriesErr,
-		"wait": p.Wait(t.Context(), many(1), nil), "rescue": p.Rescue(t.Context(), stage(3), manifest(3)),
+		"wait": p.Wait(t.Context(), many(1), nil), "rescue": p.Rescue(t.Context(), stage(3), synchronization.Entry{State: synchronization.Doomed}, manifest(3)),
 	} {
 		if !errors.Is(err, synchronization.ErrLost) {
 			t.Errorf("%s: got error %v", name, err)
