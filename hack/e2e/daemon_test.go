@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -126,12 +127,17 @@ func (h *host) endDaemon(ctx context.Context) error {
 
 // alive reports whether a process runs; one that only waits to be reaped does not.
 func alive(pid int) bool {
-	stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	threads, err := filepath.Glob(fmt.Sprintf("/proc/%d/task/*/stat", pid))
 	if err != nil {
 		return false
 	}
-	_, after, _ := strings.Cut(string(stat), ") ")
-	return !strings.HasPrefix(after, "Z")
+	// The first thread of an engine can be through while the last one still ends
+	// the processes of the engine's namespace.
+	return slices.ContainsFunc(threads, func(path string) bool {
+		stat, err := os.ReadFile(path)
+		_, after, _ := strings.Cut(string(stat), ") ")
+		return err == nil && !strings.HasPrefix(after, "Z") && !strings.HasPrefix(after, "X")
+	})
 }
 
 // removeAll removes a tree in which an engine may have left mounts.

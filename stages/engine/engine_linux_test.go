@@ -209,7 +209,9 @@ func (tr tree) Open(_ context.Context, path string) (io.ReadCloser, error) {
 
 func TestCommandsGiveOneLayerAndTheParentIsNotSentBack(t *testing.T) {
 	e := dial(t, shared)
-	base := image(t, busybox(t))
+	fs := busybox(t)
+	fs["own"] = text(t.Name()) // a layer that the engine has from no other test
+	base := image(t, fs)
 	j := job(t, "install", base, `echo "$GREETING $SOURCE_DATE_EPOCH" >/greeting`, `pwd >>/greeting`, `id -u >>/greeting`)
 	j.Env = []string{"GREETING=hello", "PATH=/bin"}
 	l, res := run(t, e, j)
