@@ -3,6 +3,7 @@ package engine_test
 import (
 	"archive/tar"
 	"context"
+	"crypto/rand"
 	"errors"
 	"fmt"
 	"io"
@@ -210,7 +211,7 @@ func (tr tree) Open(_ context.Context, path string) (io.ReadCloser, error) {
 func TestCommandsGiveOneLayerAndTheParentIsNotSentBack(t *testing.T) {
 	e := dial(t, shared)
 	fs := busybox(t)
-	fs["own"] = text(t.Name()) // a layer that the engine has from no other test
+	fs["own"] = text(rand.Text()) // a layer that the engine has from no other test
 	base := image(t, fs)
 	j := job(t, "install", base, `echo "$GREETING $SOURCE_DATE_EPOCH" >/greeting`, `pwd >>/greeting`, `id -u >>/greeting`)
 	j.Env = []string{"GREETING=hello", "PATH=/bin"}
