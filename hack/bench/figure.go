@@ -73,6 +73,15 @@ func median[T int64 | time.Duration](all []T) T {
 	return sorted[len(sorted)/2]
 }
 
+// spread returns the one value that all have, or the least and the greatest.
+func spread(all []int64) string {
+	least, most := slices.Min(all), slices.Max(all)
+	if least == most {
+		return fmt.Sprint(least)
+	}
+	return fmt.Sprintf("%d to %d", least, most)
+}
+
 func (r result) text(to io.Writer) error {
 	w := tabwriter.NewWriter(to, 2, 0, 3, ' ', 0)
 	for _, f := range r.figures {

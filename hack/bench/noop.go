@@ -51,13 +51,7 @@ func (b *bench) noopRounds(ctx context.Context, dir string) ([]figure, error) {
 		if err != nil {
 			return nil, err
 		}
-		var took time.Duration
-		err = b.withYardstick(ctx, func(d *testbed.Buildkitd) error {
-			begin := time.Now()
-			err := b.noopYard(ctx, d, dir, false)
-			took = time.Since(begin)
-			return err
-		})
+		took, err := b.noopYardOnce(ctx, dir)
 		if err != nil {
 			return nil, err
 		}
@@ -75,12 +69,30 @@ func (b *bench) noopRounds(ctx context.Context, dir string) ([]figure, error) {
 		seconds("cairn build", median(ours), 150*time.Millisecond),
 		seconds(fmt.Sprintf("buildctl for all images, %d at a time", yardParallel), median(theirs), 0),
 		faster(median(ours), median(theirs), 50),
-		exactly("registry requests", median(requests), int64(1)),
+		exactly("registry requests, in every round", spread(requests), "1"),
 		exactly("ledger requests", ledger, int64(0)),
 		exactly("engine started", engine, false),
 		exactly("processes left running", daemons, 0),
 		{what: "largest resident size", got: fmt.Sprintf("%d MB", median(rss)>>20)},
 	}, nil
+}
+
+// noopYardOnce measures one round in which no build failed. A round that met the
+// registry's race is not counted and made again.
+func (b *bench) noopYardOnce(ctx context.Context, dir string) (took time.Duration, err error) {
+	for range 5 {
+		err = b.withYardstick(ctx, func(d *testbed.Buildkitd) error {
+			begin := time.Now()
+			err := b.noopYard(ctx, d, dir, false)
+			took = time.Since(begin)
+			return err
+		})
+		if err == nil || ctx.Err() != nil {
+			return took, err
+		}
+		b.say("a round of buildctl is not counted: %v", err)
+	}
+	return 0, err
 }
 
 // noopYard builds all images with buildctl.
@@ -92,17 +104,22 @@ func (b *bench) noopYard(ctx context.Context, d *testbed.Buildkitd, dir string, 
 		if i%2 == 0 {
 			file = "whole.Dockerfile"
 		}
+		y := yardBuild{
+			dir: dir, file: file, image: fmt.Sprintf("noop/image-%d", i), export: export,
+			args: map[string]string{"SERVICE": fmt.Sprint(i)},
+		}
 		g.Go(func() error {
-			return b.insist(ctx, d, yardBuild{
-				dir: dir, file: file, image: fmt.Sprintf("noop/image-%d", i), export: export,
-				args: map[string]string{"SERVICE": fmt.Sprint(i)},
-			})
+			if export {
+				return b.insist(ctx, d, y)
+			}
+			_, err := b.yardstick(ctx, d, y)
+			return err
 		})
 	}
 	return g.Wait()
 }
 
-// insist builds again when that failed: docker-registry 2.8 writes the links of a
+// insist builds again when that failed, outside of what is measured: docker-registry 2.8 writes the links of a
 // repository's blobs in two steps, and now and then refuses a manifest while
 // another upload of the same blob ends.
 func (b *bench) insist(ctx context.Context, d *testbed.Buildkitd, y yardBuild) error {
