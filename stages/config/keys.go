@@ -98,7 +98,7 @@ func imageObject() value[imageDoc] {
 	}.asValue(
 		field(keyInfo{name: "image", doc: "Name of the image; ~ for the nameless one, which is then the only one. At most 128 characters."}, nameOrNull(), func(t *d, v string, n *yaml.Node) { t.Name, t.nameAt = v, n }),
 		field(keyInfo{name: "from", doc: "Base image, or scratch. Exactly one of from and fromImage is given."},
-			matching(text(), baseName, "image reference", "something like debian:12 or registry.example.com/base@sha256:…"), func(t *d, v string, _ *yaml.Node) { t.From = v }),
+			base(), func(t *d, v string, _ *yaml.Node) { t.From = v }),
 		field(keyInfo{name: "fromImage", doc: "Image of this project to begin from."}, text(), func(t *d, v string, n *yaml.Node) { t.FromImage, t.fromImageAt = v, n }),
 		field(keyInfo{name: "fromCacheVersion", doc: "Any text; another one builds the image anew from the base on."}, plain(), func(t *d, v string, _ *yaml.Node) { t.CacheVersion = v }),
 		field(keyInfo{name: "platform", doc: "Platforms of the image.", otherwise: "those of the project"}, platforms(), func(t *d, v []stages.Platform, _ *yaml.Node) { t.Platforms = v }),

@@ -214,3 +214,16 @@ func TestTheSchemaIsFresh(t *testing.T) {
 func TestTheReferenceIsFresh(t *testing.T) {
 	golden(t, filepath.Join("..", "..", "docs", "reference", "configuration.md"), []byte(config.Reference()))
 }
+
+func TestReferencesOfBasesAreTaken(t *testing.T) {
+	for _, ref := range []string{
+		"scratch", "debian", "debian:12", "library/debian:12-slim", "localhost/base", "localhost:5000/a/b_c.d-e:V1",
+		"build_tools", "registry:5000/base", "127.0.0.1:5000/base:latest", "[::1]:5000/base", "Registry.example.com/a/b",
+		"debian@sha256:" + strings.Repeat("0a", 32), "example.com:443/base:1@sha256:" + strings.Repeat("0a", 32),
+	} {
+		p, err := load(t, "cairn.yaml", "project: p\n---\nimage: a\nfrom: \""+ref+"\"\n", nil, nil)
+		if err != nil || p.Images[0].From != ref {
+			t.Errorf("%s: %v", ref, err)
+		}
+	}
+}

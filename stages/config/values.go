@@ -17,6 +17,13 @@ import (
 	"github.com/cairnbuild/cairn/stages"
 )
 
+// Parts of basePattern. A host has a dot or a port, or is localhost or an
+// address in brackets; any other first word belongs to the path.
+const (
+	hostPattern = `(?:localhost|\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9-]+(?:\.[A-Za-z0-9-]+)+)(?::[0-9]{1,5})?|[A-Za-z0-9-]+:[0-9]{1,5}`
+	pathPattern = `[a-z0-9][a-z0-9._-]*(?:/[a-z0-9][a-z0-9._-]*)*`
+)
+
 // Patterns of names, shared by the checks and the JSON Schema.
 const (
 	projectPattern  = `^[a-z0-9]([a-z0-9-]*[a-z0-9])?$`
@@ -24,7 +31,7 @@ const (
 	variablePattern = `^[A-Za-z_][A-Za-z0-9_.-]*$`
 	labelPattern    = `^[^\s=]+$`
 	accountPattern  = `^[A-Za-z0-9_][A-Za-z0-9_.-]*\$?$`
-	basePattern     = `^[A-Za-z0-9\[][A-Za-z0-9_.:/@+\[\]-]*$`
+	basePattern     = `^(?:(?:` + hostPattern + `)/)?` + pathPattern + `(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?$`
 	absolutePattern = `^/`
 	relativePattern = `^[^/]`
 	portPattern     = `^[0-9]{1,5}(/(tcp|udp|sctp))?$`
@@ -74,6 +81,35 @@ func withPattern(schema map[string]any, pattern string) map[string]any {
 		out[k] = v
 	}
 	return out
+}
+
+// base reads the reference of a base image. One with a login in it is refused
+// without being repeated: errors end up in logs that many can read.
+func base() value[string] {
+	form := matching(text(), baseName, "image reference", "something like debian:12 or registry.example.com/base@sha256:…, in lower case")
+	return value[string]{words: form.words, schema: form.schema, read: func(r *reader, n *yaml.Node) (string, bool) {
+		to, ok := r.resolve(n)
+		if !ok {
+			return "", false
+		}
+		if to.Kind == yaml.ScalarNode && holdsLogin(to.Value) {
+			at := r.place(to)
+			at.rendered = "" // it shows the login
+			message := "the reference holds a login, or something else than a digest (sha256:…) after an @"
+			if where := r.where(); where != "" {
+				message = where + ": " + message
+			}
+			r.problems.addf(at, "log in with \"docker login\" and leave what stands before the @ out; a login that was committed is known to all who can read the repository", "%s", message)
+			return "", false
+		}
+		return form.read(r, to)
+	}}
+}
+
+// holdsLogin reports whether an @ in a reference begins anything but a digest.
+func holdsLogin(reference string) bool {
+	_, after, found := strings.Cut(reference, "@")
+	return found && (!strings.HasPrefix(after, "sha256:") || strings.ContainsAny(after, "@/"))
 }
 
 // oneOf reads one of some words.

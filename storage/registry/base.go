@@ -3,6 +3,7 @@ package registry
 import (
 	"context"
 	"fmt"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -81,13 +82,28 @@ func (c *Client) ResolveBase(ctx context.Context, reference string, p stages.Pla
 
 func parseReference(s string) (name.Reference, error) {
 	if strings.Contains(s, "://") {
-		return nil, fmt.Errorf("%w: %q: leave out the scheme; write host[:port]/path:tag", ErrAddress, redactAddress(s))
+		return nil, fmt.Errorf("%w: %q: leave out the scheme; write host[:port]/path:tag", ErrAddress, redactReference(s))
 	}
 	ref, err := name.ParseReference(s)
 	if err != nil {
-		return nil, fmt.Errorf("%w: %q: %w", ErrAddress, redactAddress(s), err)
+		// The parser's error repeats the reference, with a login that may be in it.
+		return nil, fmt.Errorf("%w: %q: write [host[:port]/]path[:tag][@sha256:…], in lower case and without a login", ErrAddress, redactReference(s))
 	}
 	return ref, nil
+}
+
+// digestAtEnd is what rightly follows an @, also where it is cut short.
+var digestAtEnd = regexp.MustCompile(`@sha256:[^@/]*$`)
+
+// redactReference is redactText for references: what stands before any other @
+// than that of a digest may be a login.
+func redactReference(s string) string {
+	digest := digestAtEnd.FindString(s)
+	s = strings.TrimSuffix(s, digest)
+	if i := strings.LastIndex(s, "@"); i >= 0 {
+		s = "REDACTED" + s[i:]
+	}
+	return redactText(s + digest)
 }
 
 // choosePlatform returns the image manifest of the index for p. Without a

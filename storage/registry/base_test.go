@@ -109,3 +109,17 @@ func TestReferencesOfBases(t *testing.T) {
 		}
 	}
 }
+
+func TestALoginInABaseIsNotRepeated(t *testing.T) {
+	bases := newClient(t, (&recorder{}).options()).Bases()
+	for _, bad := range []string{
+		"user:sekret@127.0.0.1:1/base:latest", "https://user:sekret@example.com/base", "https://user:se/kret@example.com/base",
+		"user:se kr/sekret@example.com/base@sha256:ab", "sekret@base", "a@sekret@b",
+		"user:sekret@h/base@sha256:" + strings.Repeat("a", 64),
+	} {
+		_, err := bases.Resolve(t.Context(), bad, "linux/amd64")
+		if !errors.Is(err, ErrAddress) || strings.Contains(err.Error(), "kr") {
+			t.Errorf("%q: got %v", bad, err)
+		}
+	}
+}
