@@ -315,7 +315,10 @@ func classifyImage(err error) (int, string) {
 func classifyLedger(err error) (int, string) {
 	var elsewhere *synchronization.BoundElsewhereError
 	var format *synchronization.FormatError
+	var dir *wire.LedgerDirError
 	switch {
+	case errors.As(err, &dir):
+		return exitLedger, ""
 	case errors.As(err, &elsewhere):
 		return exitLedger, "use the storage that the ledger belongs to, or another ledger"
 	case errors.As(err, &format):
@@ -376,7 +379,7 @@ func localHint(class error) string {
 	case errors.Is(class, storage.ErrFull):
 		return "free space on the device that holds it, or name another directory with --cache-dir"
 	case errors.Is(class, storage.ErrCorrupt):
-		return "remove the directory of the project's stages: it is made again"
+		return "remove the project's directory below stages in --cache-dir (default ~/.cache/cairn): stages and their ledger are made again"
 	default:
 		return "name a directory that may be written with --cache-dir"
 	}

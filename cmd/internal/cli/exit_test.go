@@ -102,6 +102,7 @@ func TestEveryErrorHasItsExitCodeAndAHint(t *testing.T) {
 		"a reserved name":             {assemble.ErrReserved, exitConfig},
 		"a ledger of another storage": {&synchronization.BoundElsewhereError{}, exitLedger},
 		"a newer ledger":              {&synchronization.FormatError{}, exitLedger},
+		"a ledger's directory":        {&wire.LedgerDirError{Err: fs.ErrPermission}, exitLedger},
 		"no ledger":                   {synchronization.ErrUnavailable, exitLedger},
 		"a lost session":              {lock.ErrLost, exitLedger},
 		"a closed ledger":             {synchronization.ErrClosed, exitLedger},

@@ -71,7 +71,16 @@ func (s Settings) cacheDir(h Host) (string, error) {
 	return userDir(s.CacheDir, h.Getenv("XDG_CACHE_HOME"), h.Getenv("HOME"), ".cache")
 }
 
-// stateDir is where the local ledger lies.
+// stagesDir is the layout of a project's local stages.
+func (s Settings) stagesDir(h Host, project string) (string, error) {
+	dir, err := s.cacheDir(h)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "stages", project), nil
+}
+
+// stateDir is where local ledgers of registries lie.
 func (s Settings) stateDir(h Host) (string, error) {
 	return userDir(s.StateDir, h.Getenv("XDG_STATE_HOME"), h.Getenv("HOME"), filepath.Join(".local", "state"))
 }

@@ -66,11 +66,11 @@ func (st *Storages) Open(ctx context.Context, project, address string) (storage.
 	if address != Local {
 		return st.client.Open(address)
 	}
-	dir, err := st.settings.cacheDir(st.host)
+	dir, err := st.settings.stagesDir(st.host, project)
 	if err != nil {
 		return nil, err
 	}
-	return local.Open(ctx, filepath.Join(dir, "stages", project))
+	return local.Open(ctx, dir)
 }
 
 // Stages opens the storage that the settings name.

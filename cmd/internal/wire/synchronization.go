@@ -14,6 +14,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"github.com/cairnbuild/cairn/storage/local"
 	"github.com/cairnbuild/cairn/synchronization"
 	"github.com/cairnbuild/cairn/synchronization/kubernetes"
 	synclocal "github.com/cairnbuild/cairn/synchronization/local"
@@ -85,16 +86,39 @@ func (s Settings) openBackend(ctx context.Context, h Host, project string) (sync
 		b, err := openCluster(ctx, h, address)
 		return b, 0, err
 	}
-	dir, err := s.ledgerDir(h, project)
+	b, err := s.openLocalLedger(ctx, h, project)
 	if err != nil {
 		return nil, 0, err
 	}
-	b, err := synclocal.Open(ctx, dir, synclocal.Options{Now: h.Now, Rand: h.Rand})
-	return b, localLook, err
+	return b, localLook, nil
 }
 
-// ledgerDir is where the local ledger lies: one for each storage.
+func (s Settings) openLocalLedger(ctx context.Context, h Host, project string) (synchronization.Backend, error) {
+	dir, err := s.ledgerDir(h, project)
+	if err != nil {
+		return nil, err
+	}
+	if s.Storage == Local {
+		// The layout comes first: it is not made in a directory that holds something else.
+		if _, err := local.Open(ctx, filepath.Dir(dir)); err != nil {
+			return nil, err
+		}
+	}
+	b, err := synclocal.Open(ctx, dir, synclocal.Options{Now: h.Now, Rand: h.Rand})
+	if err != nil {
+		return nil, &LedgerDirError{Err: err}
+	}
+	return b, nil
+}
+
+// ledgerDir is where the local ledger lies: one for each storage. That of local
+// stages is inside their layout: a ledger that outlived them would protect stages
+// that are gone, and have builds wait until it forgets them.
 func (s Settings) ledgerDir(h Host, project string) (string, error) {
+	if s.Storage == Local {
+		dir, err := s.stagesDir(h, project)
+		return filepath.Join(dir, "ledger"), err
+	}
 	dir, err := s.stateDir(h)
 	if err != nil {
 		return "", err
@@ -138,6 +162,20 @@ func quietKlog(log *zap.Logger) {
 	klog.SetLogger(funcr.New(func(prefix, args string) {
 		log.Debug("client-go", zap.String("from", prefix), zap.String("said", args))
 	}, funcr.Options{}))
+}
+
+// LedgerDirError says that the directory of a local ledger cannot be used.
+type LedgerDirError struct{ Err error }
+
+// Error implements error.
+func (e *LedgerDirError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *LedgerDirError) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (*LedgerDirError) Hint() string {
+	return "name a directory that may be written with --state-dir"
 }
 
 // NoClusterError says that the kubeconfig does not lead to a cluster.
