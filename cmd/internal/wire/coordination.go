@@ -7,6 +7,8 @@ import (
 	"os"
 	"sync/atomic"
 
+	"go.uber.org/zap"
+
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
 	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/stages"
@@ -145,7 +147,7 @@ func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, e
 		return nil, err
 	}
 	open := &opened{settings: b.Settings, host: b.Host}
-	defer func() { err = errors.Join(err, open.close()) }()
+	defer func() { b.warn("close the ledger", open.close()) }()
 	rep, err = build.Run(ctx, build.Options{
 		Plan: p, Files: b.Project.Tree, Storage: st, Second: second,
 		Pad:  func(ctx context.Context) (build.Pad, error) { return b.Storages.Pad(ctx, name, st) },
@@ -158,9 +160,17 @@ func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, e
 		Parallel: b.Parallel, Observer: b.Observer, KeepLocal: b.KeepLocal,
 	})
 	if err == nil {
-		err = b.Storages.Tidy(ctx)
+		b.warn("tidy the local cache", b.Storages.Tidy(ctx))
 	}
 	return rep, err
+}
+
+// warn logs what went wrong after the build was decided: what is published stays
+// so, and the next build has nothing to mend.
+func (b *Builder) warn(what string, err error) {
+	if err != nil && b.Host.Log != nil {
+		b.Host.Log.Warn("cannot "+what, zap.Error(err))
+	}
 }
 
 // opened is what one build opened and must close: the ledger, and the engine,
