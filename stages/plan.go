@@ -1,5 +1,7 @@
 package stages
 
+import "slices"
+
 // Mapping places files of a git tree into an image.
 type Mapping struct {
 	// Add is the slash-separated path in the tree, relative to it and clean; "." is all of it.
@@ -93,10 +95,16 @@ type Plan struct {
 	Project string
 	// Images in the order of the configuration, platforms of one image together.
 	Images []*Image
+	// Others are images that were not asked for, but that Images begin or import
+	// from, each after those that it is made from itself.
+	Others []*Image
 }
 
+// All returns Images and then Others.
+func (p *Plan) All() []*Image { return slices.Concat(p.Images, p.Others) }
+
 // Root returns the digest over the project's name and the final stage digests
-// of all images, which names the build as a whole.
+// of Images, which names the build as a whole. Others are in those digests already.
 func (p *Plan) Root() (Digest, error) {
 	type image struct {
 		Final    Digest   `json:"final"`

@@ -41,8 +41,8 @@ type Input struct {
 // ErrNoSuchImage is returned for a requested image that the project does not have.
 var ErrNoSuchImage = errors.New("no such image")
 
-// Make returns the plan. The plan lists the requested images only; the stages of
-// others that they are built from hang on them.
+// Make returns the plan. Its Images are the requested ones, its Others those that
+// they are built from besides.
 func Make(ctx context.Context, in Input) (*stages.Plan, error) {
 	if in.Lock == nil {
 		in.Lock = &Lock{}
@@ -65,6 +65,11 @@ func Make(ctx context.Context, in Input) (*stages.Plan, error) {
 				return nil, err
 			}
 			p.Images = append(p.Images, planned)
+		}
+	}
+	for _, img := range m.order {
+		if !slices.Contains(p.Images, img) {
+			p.Others = append(p.Others, img)
 		}
 	}
 	return p, nil
@@ -95,6 +100,7 @@ type imageKey struct {
 type maker struct {
 	Input
 	images map[imageKey]*stages.Image
+	order  []*stages.Image // images as they were finished
 	stages map[stages.Digest]*stages.Stage
 	bases  map[Base]*stages.BaseRef
 }
@@ -136,6 +142,7 @@ func (m *maker) image(ctx context.Context, img *config.Image, p stages.Platform)
 		return nil, err
 	}
 	m.images[key] = c.image
+	m.order = append(m.order, c.image)
 	return c.image, nil
 }
 

@@ -125,6 +125,49 @@ func changed(t *testing.T, edit func(p *config.Project, f tree, l *plan.Lock)) s
 	return strings.Join(out, " ")
 }
 
+func TestImagesThatWereNotAskedForAreListedOnceAndApart(t *testing.T) {
+	two := []stages.Platform{"linux/amd64", "linux/arm64"}
+	image := func(name, parent string, imports ...string) config.Image {
+		img := config.Image{Name: name, Platforms: two, FromImage: parent, Interpreter: "sh", Shell: shell(stages.KindInstall)}
+		if parent == "" {
+			img.From = "base:1"
+		}
+		for _, from := range imports {
+			img.Imports = append(img.Imports, config.Import{Kind: stages.KindImportAfterSetup, Image: from, Add: "/a", To: "/" + from})
+		}
+		return img
+	}
+	project := &config.Project{Name: "shop", Images: []config.Image{
+		image("app", "", "lib", "tools"), image("lib", "tools"), image("tools", ""), image("unused", ""), image("docs", "", "lib"),
+	}}
+	list := func(images []*stages.Image) string {
+		var out []string
+		for _, i := range images {
+			out = append(out, i.Name+" "+i.Platform.Architecture())
+		}
+		return strings.Join(out, ", ")
+	}
+	for _, c := range []struct {
+		asked  []string
+		others string
+	}{
+		{[]string{"app", "docs"}, "tools amd64, lib amd64, tools arm64, lib arm64"},
+		{[]string{"app", "lib"}, "tools amd64, tools arm64"},
+		{[]string{"unused"}, ""},
+		{nil, ""},
+	} {
+		p := mustPlan(t, plan.Input{Project: project, Files: tree{}, Images: c.asked})
+		if got := list(p.Others); got != c.others {
+			t.Errorf("%v needs %s\nwant %s", c.asked, got, c.others)
+		}
+		root, err := p.Root()
+		alone, err2 := (&stages.Plan{Project: p.Project, Images: p.Images}).Root()
+		if err != nil || err2 != nil || root != alone {
+			t.Errorf("%v: the root is %s and without the others %s (%v, %v)", c.asked, root, alone, err, err2)
+		}
+	}
+}
+
 func TestStagesFollowEachOtherInOrder(t *testing.T) {
 	p := mustPlan(t, plan.Input{Project: service(), Files: files()})
 	if got, want := names(p.Images[1]), "from beforeInstall install beforeSetup importsBeforeSetup setup source"; got != want {
