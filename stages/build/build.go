@@ -93,6 +93,7 @@ func (e *KeptError) Unwrap() error { return e.Err }
 
 // StageError is the failure of one stage.
 type StageError struct {
+	// Image is the one that the stage belongs to, as in an [Event].
 	Image string
 	Stage *stages.Stage
 	Err   error
@@ -165,30 +166,44 @@ func newRun(o Options) *run {
 		slots:   make(chan struct{}, max(1, o.Parallel)),
 		nodes:   make(map[stages.Digest]*node),
 	}
-	for _, img := range o.Plan.Images {
-		label := img.Name
-		if slices.ContainsFunc(o.Plan.Images, func(other *stages.Image) bool {
-			return other.Name == img.Name && other.Platform != img.Platform
-		}) {
-			label += " (" + string(img.Platform) + ")"
-		}
+	labels := owners(o.Plan.All())
+	for _, img := range o.Plan.All() {
 		for _, s := range img.Stages {
-			r.add(s, label)
+			r.add(s, labels)
 		}
 	}
 	return r
 }
 
-// add makes nodes for s and what it needs. Images that are only imported from
-// are labelled with the importer: they are made on its behalf.
-func (r *run) add(s *stages.Stage, label string) {
+// owners names for each stage the first image that adds it itself, with the
+// platform where the image has several.
+func owners(images []*stages.Image) map[stages.Digest]string {
+	out := make(map[stages.Digest]string)
+	for _, img := range images {
+		label := img.Name
+		if slices.ContainsFunc(images, func(other *stages.Image) bool {
+			return other.Name == img.Name && other.Platform != img.Platform
+		}) {
+			label += " (" + string(img.Platform) + ")"
+		}
+		for _, s := range img.Stages[len(img.Stages)-img.Own:] {
+			if _, ok := out[s.Digest]; !ok {
+				out[s.Digest] = label
+			}
+		}
+	}
+	return out
+}
+
+// add makes nodes for s and what it needs.
+func (r *run) add(s *stages.Stage, labels map[stages.Digest]string) {
 	if _, ok := r.nodes[s.Digest]; ok {
 		return
 	}
-	r.nodes[s.Digest] = newNode(s, label)
+	r.nodes[s.Digest] = newNode(s, labels[s.Digest])
 	r.order = append(r.order, s.Digest)
 	for _, need := range s.Needs() {
-		r.add(need, label)
+		r.add(need, labels)
 	}
 }
 

@@ -40,7 +40,7 @@ const (
 // Event tells an [Observer] what happens to a stage.
 type Event struct {
 	Time time.Time
-	// Image is the first image of the plan that the stage belongs to, with its
+	// Image is the first image of the plan that adds the stage itself, with its
 	// platform where the image has several.
 	Image string
 	Stage *stages.Stage

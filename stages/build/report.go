@@ -1,6 +1,8 @@
 package build
 
 import (
+	"slices"
+
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cairnbuild/cairn/stages"
@@ -11,7 +13,10 @@ import (
 type Report struct {
 	Project string        `json:"project"`
 	Root    stages.Digest `json:"root"`
-	Images  []ImageReport `json:"images"`
+	// Images are those that were asked for, Needed the others that they begin or
+	// import from.
+	Images []ImageReport `json:"images"`
+	Needed []ImageReport `json:"needed,omitempty"`
 	// Requests are those that were sent, retries included, authentication apart.
 	Requests      Requests `json:"requests"`
 	EngineStarted bool     `json:"engineStarted"`
@@ -25,6 +30,9 @@ type Report struct {
 	Kept []stages.Digest `json:"kept,omitempty"`
 }
 
+// All returns Images and then Needed.
+func (r *Report) All() []ImageReport { return slices.Concat(r.Images, r.Needed) }
+
 // Requests counts what went over the wire.
 type Requests struct {
 	Registry int64 `json:"registry"`
@@ -36,7 +44,8 @@ type ImageReport struct {
 	Name     string          `json:"name"`
 	Platform stages.Platform `json:"platform"`
 	// Ref is the reference by digest, REPOSITORY@sha256:…; "" for an image that is
-	// not published after a run that failed or kept its results local.
+	// not published after a run that failed or kept its results local, and for a
+	// needed one that nobody had to look at.
 	Ref    string        `json:"ref"`
 	Stages []StageReport `json:"stages"`
 }
@@ -72,27 +81,48 @@ func (r *run) report(root stages.Digest) *Report {
 		Seconds: r.Now().Sub(r.Began).Seconds(),
 		Kept:    r.keptStages(),
 	}
+	below := r.belowPublished()
 	for _, img := range r.Plan.Images {
-		ir := ImageReport{Name: img.Name, Platform: img.Platform, Stages: r.stageReports(img)}
-		if m := ir.Stages[len(ir.Stages)-1].Manifest; m != nil {
-			ir.Ref = r.Storage.Address() + "@" + m.String()
-		}
-		out.Images = append(out.Images, ir)
+		out.Images = append(out.Images, r.imageReport(img, below))
+	}
+	for _, img := range r.Plan.Others {
+		out.Needed = append(out.Needed, r.imageReport(img, below))
 	}
 	return out
 }
 
-// stageReports is about the stages of an image. Where a stage is published,
-// nobody had to look at those below it: they need not even be there any more.
-func (r *run) stageReports(img *stages.Image) []StageReport {
-	out := make([]StageReport, len(img.Stages))
-	published := false
-	for i := len(out) - 1; i >= 0; i-- {
-		out[i] = r.node(img.Stages[i]).report()
-		if out[i].Result == "" && published {
-			out[i].Result = ResultCached
+func (r *run) imageReport(img *stages.Image, below map[stages.Digest]bool) ImageReport {
+	out := ImageReport{Name: img.Name, Platform: img.Platform}
+	for _, s := range img.Stages {
+		rep := r.node(s).report()
+		if rep.Result == "" && below[s.Digest] {
+			rep.Result = ResultCached
 		}
-		published = published || out[i].Manifest != nil
+		out.Stages = append(out.Stages, rep)
+	}
+	if m := out.Stages[len(out.Stages)-1].Manifest; m != nil {
+		out.Ref = r.Storage.Address() + "@" + m.String()
+	}
+	return out
+}
+
+// belowPublished returns the stages that a published one was made from. Nobody
+// had to look at those: they need not even be there any more.
+func (r *run) belowPublished() map[stages.Digest]bool {
+	out := make(map[stages.Digest]bool)
+	var add func(s *stages.Stage)
+	add = func(s *stages.Stage) {
+		for _, need := range s.Needs() {
+			if !out[need.Digest] {
+				out[need.Digest] = true
+				add(need)
+			}
+		}
+	}
+	for _, d := range r.order {
+		if n := r.at(d); n.publishedDigest() != "" {
+			add(n.stage)
+		}
 	}
 	return out
 }

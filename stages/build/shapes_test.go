@@ -52,6 +52,10 @@ func TestImagesShareStagesAndImportThem(t *testing.T) {
 	if got := results(rep); got != want {
 		t.Errorf("results %s\nwant    %s", got, want)
 	}
+	const needed = "base/from=assembled base/beforeInstall=built assets/from=assembled assets/beforeInstall=built assets/install=built"
+	if got := results(&build.Report{Images: rep.Needed}); got != needed {
+		t.Errorf("needed  %s\nwant    %s", got, needed)
+	}
 	if n := h.engine.count(); n != 3 {
 		t.Errorf("3 stages on the engine ran %d times", n)
 	}
@@ -65,6 +69,41 @@ func TestImagesShareStagesAndImportThem(t *testing.T) {
 		}
 	}
 	w.sound()
+}
+
+func TestAFailureNamesTheImageThatTheStageBelongsTo(t *testing.T) {
+	w := newWorld(t)
+	app := config.Image{
+		Name: "app", CacheVersion: "2", Shell: commands(stages.KindSetup),
+		Imports: []config.Import{{Kind: stages.KindImportBeforeSetup, Image: "lib", Add: "/made", To: "/made"}},
+	}
+	lib := config.Image{Name: "lib", FromImage: "tools", Shell: commands(stages.KindInstall)}
+	tools := config.Image{Name: "tools", Shell: commands(stages.KindBeforeInstall)}
+	h := w.host()
+	var failed *engine.Job
+	h.engine.before = func(_ context.Context, job *engine.Job, _ int) error {
+		if !strings.HasSuffix(job.Name, "/install") {
+			return nil
+		}
+		failed = job
+		return &engine.ExitError{Job: job, Code: 7}
+	}
+	rep, err := h.run(t.Context(), w.planOf(noSources{}, []string{"app"}, app, lib, tools), nil)
+	var at *build.StageError
+	if !errors.As(err, &at) || at.Image != "lib" || failed.Name != "lib/install" {
+		t.Errorf("the failure is %v", err)
+	}
+	if n := rep.Needed; len(n) != 2 || n[0].Name != "tools" || n[1].Name != "lib" || n[1].Stages[2].Result != "" {
+		t.Errorf("the report needs %+v", n)
+	}
+	seen := map[string]stages.Digest{}
+	for _, e := range h.events.events {
+		name := e.Image + "/" + e.Stage.Name()
+		if d, ok := seen[name]; ok && d != e.Stage.Digest {
+			t.Errorf("two stages are called %s", name)
+		}
+		seen[name] = e.Stage.Digest
+	}
 }
 
 func TestReportIsStable(t *testing.T) {

@@ -204,6 +204,7 @@ func TestTheReportFitsItsSchema(t *testing.T) {
 		"complete": buildDocument{Report: &build.Report{
 			Project: "shop", Root: d, Kept: []stages.Digest{d},
 			Images: []build.ImageReport{{Name: "", Platform: "linux/arm64/v8", Stages: []build.StageReport{{Name: "from", Digest: d, Result: build.ResultAdopted}}}},
+			Needed: []build.ImageReport{{Name: "lib", Platform: "linux/arm64/v8", Stages: []build.StageReport{{Name: "from", Digest: d, Result: build.ResultCached}}}},
 		}},
 		"failed":                 buildDocument{Report: &build.Report{Project: "shop", Root: d, Images: []build.ImageReport{}}, Error: &failure{Message: "no", Exit: exitStorage}},
 		"failed before the plan": buildDocument{Error: &failure{Message: "no", Hint: "yes", Exit: exitConfig, Problems: []problem{{File: "cairn.yaml", Line: 1, Message: "no"}}}},

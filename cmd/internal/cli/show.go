@@ -24,7 +24,7 @@ func (a *app) showReport(rep *build.Report) error {
 	}
 	w := a.table()
 	fmt.Fprintln(w, "IMAGE\tSTAGE\tDIGEST\tRESULT\tTIME\tPUSHED")
-	for _, img := range rep.Images {
+	for _, img := range rep.All() {
 		for _, s := range img.Stages {
 			took, pushed := "", ""
 			if made(s) {
@@ -58,7 +58,7 @@ func made(s build.StageReport) bool {
 // imageLabel names an image for people, with its platform where it has several.
 func imageLabel(rep *build.Report, img build.ImageReport) string {
 	label := nameLabel(img.Name)
-	for _, other := range rep.Images {
+	for _, other := range rep.All() {
 		if other.Name == img.Name && other.Platform != img.Platform {
 			return label + " (" + string(img.Platform) + ")"
 		}
@@ -77,7 +77,7 @@ func nameLabel(name string) string {
 func count(rep *build.Report) map[build.Result]int {
 	n := map[build.Result]int{}
 	seen := map[stages.Digest]bool{}
-	for _, img := range rep.Images {
+	for _, img := range rep.All() {
 		for _, s := range img.Stages {
 			if !seen[s.Digest] {
 				seen[s.Digest] = true
@@ -138,7 +138,7 @@ func (a *app) showCommand(rep *build.Report, e *engine.ExitError) {
 
 // below names what the stage with a digest stands on, by reference where it is published.
 func (a *app) below(rep *build.Report, digest string) string {
-	for _, img := range rep.Images {
+	for _, img := range rep.All() {
 		for i, s := range img.Stages {
 			if i == 0 || s.Digest.String() != digest {
 				continue
