@@ -48,7 +48,7 @@ describes it, also when the build fails.`,
   # with files that are not committed yet
   cairn build --dev`,
 		ValidArgsFunction: a.completeImages(0),
-		PreRunE:           func(cmd *cobra.Command, _ []string) error { return o.check(cmd, a.settings) },
+		PreRunE:           func(cmd *cobra.Command, _ []string) error { return o.check(cmd) },
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.build(cmd.Context(), o, args) },
 	}
 	f := cmd.Flags()
@@ -58,15 +58,12 @@ describes it, also when the build fails.`,
 	return cmd
 }
 
-func (o buildOptions) check(cmd *cobra.Command, s wire.Settings) error {
+func (o buildOptions) check(cmd *cobra.Command) error {
 	if o.parallel < 0 {
 		return usagef(cmd, "--parallel %d: want a number that is not negative", o.parallel)
 	}
 	if o.unsynchronized != unsynchronizedFail && o.unsynchronized != unsynchronizedKeep {
 		return usagef(cmd, "--unsynchronized %s: want fail or keep-local", o.unsynchronized)
-	}
-	if err := s.Check(cmd.Context()); err != nil {
-		return &usageError{cmd.CommandPath(), err}
 	}
 	return nil
 }

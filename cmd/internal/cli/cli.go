@@ -133,6 +133,9 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	}
 	a.host = wire.NewHost(log, version)
 	a.host.Getenv = a.getenv
+	if err := a.settings.Check(); err != nil {
+		return err
+	}
 	a.settings.Dir, err = filepath.Abs(a.settings.Dir)
 	return err
 }

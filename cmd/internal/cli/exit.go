@@ -200,8 +200,9 @@ func classify(err error) (code int, hint string) {
 func classifyUsage(err error) (int, string) {
 	var usage *usageError
 	var dir *noDirectoryError
+	var setting *wire.SettingError
 	switch {
-	case errors.As(err, &usage), errors.As(err, &dir):
+	case errors.As(err, &usage), errors.As(err, &dir), errors.As(err, &setting):
 		return exitUsage, ""
 	case errors.Is(err, plan.ErrNoSuchImage):
 		return exitUsage, "\"cairn plan --offline\" lists the images"

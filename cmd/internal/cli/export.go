@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"strings"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -58,6 +59,11 @@ func (a *app) export(cmd *cobra.Command, o exportOptions, image string) error {
 	write, err := a.exporter(cmd, o)
 	if err != nil {
 		return err
+	}
+	if o.tag != "" {
+		if _, err := name.NewTag(o.tag, name.WithDefaultRegistry("")); err != nil {
+			return usagef(cmd, "--tag %q: want NAME:TAG, for instance shop/backend:1", o.tag)
+		}
 	}
 	if o.tag == "" {
 		o.tag = image + ":latest"

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
 
@@ -76,7 +77,20 @@ func (a *app) lock(ctx context.Context, o lockOptions) error {
 	if o.refresh != "" && o.refresh != "all" {
 		return fmt.Errorf("%w: %q", plan.ErrNoSuchImage, o.refresh)
 	}
-	return replaceFile(filepath.Join(a.settings.Dir, plan.LockFile), next.Encode())
+	return writeLock(filepath.Join(a.settings.Dir, plan.LockFile), next.Encode())
+}
+
+// writeLock writes the lock file. What is beside it is of no interest in an error.
+func writeLock(path string, b []byte) error {
+	err := replaceFile(path, b)
+	if err == nil {
+		return nil
+	}
+	var failed *fs.PathError
+	if errors.As(err, &failed) {
+		err = failed.Err
+	}
+	return &hintedError{fmt.Errorf("write %s: %w", path, err), "the project's directory must be writable: run it in a clone of your own"}
 }
 
 // keepAll returns what is still to be refreshed after one image was.

@@ -67,9 +67,6 @@ func reportLock(l wire.Lock) lockReport {
 
 // withLocks opens the project's ledger for do.
 func (a *app) withLocks(ctx context.Context, do func(*wire.Locks) error) (err error) {
-	if err := a.settings.Check(ctx); err != nil {
-		return err
-	}
 	p, st, err := a.open(ctx)
 	if err != nil {
 		return err

@@ -1,7 +1,6 @@
 package wire
 
 import (
-	"context"
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
@@ -114,9 +113,4 @@ func (s Settings) daemonPaths(h Host) daemonctl.Paths {
 func shortHash(s string) string {
 	h := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(h[:6])
-}
-
-// Check refuses settings that contradict each other or that this version cannot serve.
-func (s Settings) Check(context.Context) error {
-	return checkSynchronization(s.Synchronization)
 }

@@ -2,7 +2,6 @@ package wire
 
 import (
 	"context"
-	"fmt"
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
@@ -147,9 +146,6 @@ func (st *Storages) Counts() build.Counts {
 func (st *Storages) Second(ctx context.Context, project string, primary storage.Storage) (build.Second, error) {
 	if st.settings.Secondary == "" {
 		return nil, nil
-	}
-	if st.settings.Secondary == st.settings.Storage {
-		return nil, fmt.Errorf("--secondary-storage %s is the stages storage itself", st.settings.Secondary)
 	}
 	s, err := st.Open(ctx, project, st.settings.Secondary)
 	if err != nil {

@@ -29,15 +29,18 @@ func checkSynchronization(address string) error {
 	if address == "" || address == Local {
 		return nil
 	}
+	refuse := func(err error) error {
+		return &SettingError{"--synchronization", err, "want " + Local + " or kubernetes://NAMESPACE[?context=NAME&kubeconfig=FILE]"}
+	}
 	scheme, _, ok := strings.Cut(address, "://")
 	switch {
 	case !ok:
-		return fmt.Errorf("--synchronization %s: want %s or kubernetes://NAMESPACE", address, Local)
+		return refuse(fmt.Errorf("%q is no address of a ledger", address))
 	case scheme != kubernetes.Scheme:
-		return fmt.Errorf("--synchronization %s: the scheme %s is not known; use %s or kubernetes://NAMESPACE", address, scheme, Local)
+		return refuse(fmt.Errorf("%s: the scheme %s is not known", address, scheme))
 	}
 	if _, err := kubernetes.ParseAddress(address); err != nil {
-		return fmt.Errorf("--synchronization: %w", err)
+		return refuse(err)
 	}
 	return nil
 }
@@ -79,9 +82,6 @@ func kubeconfigs(h Host) []string {
 // openBackend opens where the project's ledger lives, and returns how often those
 // who wait look at the sessions there; 0 is the ledger's own default.
 func (s Settings) openBackend(ctx context.Context, h Host, project string) (synchronization.Backend, time.Duration, error) {
-	if err := s.Check(ctx); err != nil {
-		return nil, 0, err
-	}
 	if address := s.LedgerAddress(h); address != Local {
 		b, err := openCluster(ctx, h, address)
 		return b, 0, err
