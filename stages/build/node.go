@@ -29,9 +29,17 @@ type node struct {
 	// ran is closed when commands have run here, before the result is published:
 	// the next stage can go on from the engine's state. done is closed at the end.
 	ran, done chan struct{}
-	hasRun    bool // ran is closed; under mu
 
+	loading turn            // had by who reads image
+	image   *assemble.Image // the published image, loaded when first needed
+
+	outcome
+}
+
+// outcome is what has become of a node so far; all of it is under mu.
+type outcome struct {
 	mu        sync.Mutex
+	hasRun    bool             // ran is closed
 	candidate *candidate       // set before ran is closed
 	manifest  storage.Manifest // set before done is closed
 	result    Result
@@ -42,9 +50,6 @@ type node struct {
 	inPad, local bool
 	owned        bool // it was published under an entry of this run
 	err          error
-
-	loading turn            // had by who reads image
-	image   *assemble.Image // the published image, loaded when first needed
 }
 
 // candidate is a result that is not decided yet.
