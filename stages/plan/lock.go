@@ -2,15 +2,11 @@ package plan
 
 import (
 	"bytes"
-	"errors"
 	"fmt"
-	"io"
 	"maps"
 	"regexp"
 	"slices"
 	"strconv"
-
-	"go.yaml.in/yaml/v3"
 
 	"github.com/cairnbuild/cairn/stages"
 )
@@ -34,59 +30,10 @@ type Lock struct {
 	Salts map[string]string
 }
 
-type lockDocument struct {
-	Version int                                   `yaml:"version"`
-	Bases   map[string]map[stages.Platform]string `yaml:"bases"`
-	Salts   map[string]string                     `yaml:"salts"`
-}
-
 var (
 	manifestDigest = regexp.MustCompile(`^sha256:[0-9a-f]{64}$`)
 	saltWord       = regexp.MustCompile(`^[0-9a-z-]{1,64}$`)
 )
-
-// LockError says that the lock file cannot be read.
-type LockError struct{ Err error }
-
-// Error implements error.
-func (e *LockError) Error() string { return LockFile + ": " + e.Err.Error() }
-
-// Unwrap returns the cause.
-func (e *LockError) Unwrap() error { return e.Err }
-
-func lockErrorf(format string, args ...any) error { return &LockError{fmt.Errorf(format, args...)} }
-
-// ParseLock reads a lock file. What is wrong with it comes back as a [*LockError].
-func ParseLock(b []byte) (*Lock, error) {
-	if len(b) > maxLock {
-		return nil, lockErrorf("larger than %d bytes", maxLock)
-	}
-	var doc lockDocument
-	d := yaml.NewDecoder(bytes.NewReader(b))
-	d.KnownFields(true)
-	if err := d.Decode(&doc); err != nil && !errors.Is(err, io.EOF) {
-		return nil, &LockError{err}
-	}
-	if doc.Version != lockVersion {
-		return nil, lockErrorf("version %d is not known, this cairn reads version %d", doc.Version, lockVersion)
-	}
-	for ref, platforms := range doc.Bases {
-		for p, digest := range platforms {
-			if norm, err := stages.ParsePlatform(string(p)); err != nil || norm != p {
-				return nil, lockErrorf("base %q: %q is no platform in its usual form", ref, p)
-			}
-			if !manifestDigest.MatchString(digest) {
-				return nil, lockErrorf("base %q for %s: %q is no manifest digest: want sha256: and 64 lower-case hexadecimal digits", ref, p, digest)
-			}
-		}
-	}
-	for image, salt := range doc.Salts {
-		if !saltWord.MatchString(salt) {
-			return nil, lockErrorf("salt of image %q: %q is not made of 1 to 64 digits, lower-case letters and dashes", image, salt)
-		}
-	}
-	return &Lock{Bases: doc.Bases, Salts: doc.Salts}, nil
-}
 
 // Encode returns the lock file: one line an entry, sorted, so that two branches
 // that pin different bases merge without a conflict.
