@@ -136,6 +136,11 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	if err := a.settings.Check(); err != nil {
 		return err
 	}
+	if a.settings.StateDir != "" { // the daemon runs in another directory
+		if a.settings.StateDir, err = filepath.Abs(a.settings.StateDir); err != nil {
+			return err
+		}
+	}
 	a.settings.Dir, err = filepath.Abs(a.settings.Dir)
 	return err
 }

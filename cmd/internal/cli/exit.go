@@ -402,12 +402,15 @@ func classifyExport(err error) (int, string) {
 func classifyEngine(err error) (int, string) {
 	var start *daemonctl.StartError
 	var protocol *daemonctl.ProtocolError
+	var path *daemonctl.PathError
 	var stage *build.StageError
 	switch {
 	case errors.Is(err, daemonctl.ErrNoDaemon):
 		return exitEngine, "install cairnd beside cairn, or name a BuildKit with --engine"
 	case errors.As(err, &start), errors.As(err, &protocol):
 		return exitEngine, "the lines above are the end of the daemon's log"
+	case errors.As(err, &path):
+		return exitEngine, ""
 	case errors.Is(err, engine.ErrEngineGone):
 		return exitEngine, "run the build again; with --engine, check its address"
 	case errors.As(err, &stage) && stage.Stage.NeedsEngine():

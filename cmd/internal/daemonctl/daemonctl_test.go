@@ -114,6 +114,54 @@ func TestNoDaemonToStart(t *testing.T) {
 	}
 }
 
+func TestAPathTooLongForASocketIsToldWithAHint(t *testing.T) {
+	for n, ok := range map[int]bool{107: true, 108: false} {
+		dir := "/" + strings.Repeat("d", n-len("/"+"/cairnd.engine.sock"))
+		err := daemonctl.Paths{Socket: dir + "/cairnd.sock"}.Check()
+		var path *daemonctl.PathError
+		if (err == nil) != ok || !ok && (!errors.As(err, &path) || !strings.Contains(path.Hint(), "--state-dir")) {
+			t.Errorf("%d bytes: got %v", n, err)
+		}
+	}
+}
+
+func TestADirectoryThatCannotBeMadeIsToldWithAHint(t *testing.T) {
+	p := paths(t)
+	if err := os.WriteFile(p.State, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	p.State = filepath.Join(p.State, "below")
+	_, _, err := daemonctl.Ensure(t.Context(), daemonctl.Options{Paths: p})
+	var path *daemonctl.PathError
+	if !errors.As(err, &path) || path.Path != p.State {
+		t.Errorf("error is %v", err)
+	}
+}
+
+func TestADaemonDoesNotInheritWhatIsMeantForOneBuild(t *testing.T) {
+	t.Setenv("CI_TOKEN", "secret")
+	t.Setenv("HTTPS_PROXY", "http://user:secret@proxy")
+	t.Setenv("SSL_CERT_FILE", "/certificates")
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, "cairnd"), []byte("#!/bin/sh\nenv >&2\nexit 1\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	p := paths(t)
+	_, _, err := daemonctl.Ensure(t.Context(), daemonctl.Options{Paths: p, Beside: filepath.Join(dir, "cairn")})
+	var start *daemonctl.StartError
+	if !errors.As(err, &start) {
+		t.Fatalf("error is %v", err)
+	}
+	log, err := os.ReadFile(p.DaemonLog())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := "\n" + string(log)
+	if strings.Contains(got, "secret") || !strings.Contains(got, "\nSSL_CERT_FILE=/certificates\n") || !strings.Contains(got, "\nPATH=") {
+		t.Errorf("the daemon inherits:\n%s", got)
+	}
+}
+
 func TestADaemonThatFailsToStartIsQuoted(t *testing.T) {
 	dir := t.TempDir()
 	script := "#!/bin/sh\necho 'runc is not on PATH' >&2\nexit 1\n"

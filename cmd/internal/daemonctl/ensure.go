@@ -57,7 +57,7 @@ func (e *StartError) Unwrap() error { return e.Err }
 // none. However many processes do so at once, one daemon results. The daemon
 // stays for at least its idle timeout from now on.
 //
-// Errors: [ErrNoDaemon], [*ProtocolError], [*StartError], or the end of the context.
+// Errors: [ErrNoDaemon], [*PathError], [*ProtocolError], [*StartError], or the end of the context.
 func Ensure(ctx context.Context, o Options) (address string, started bool, err error) {
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
@@ -65,11 +65,14 @@ func Ensure(ctx context.Context, o Options) (address string, started bool, err e
 	ctx, cancel := context.WithTimeoutCause(ctx, o.Timeout,
 		fmt.Errorf("the build daemon of %s was not ready within %v", o.Paths.State, o.Timeout))
 	defer cancel()
+	if err := o.Paths.Check(); err != nil {
+		return "", false, err
+	}
 	if d, err := hold(ctx, o.Paths); d == ready || err != nil {
 		return o.Paths.Address(), false, err
 	}
 	if err := os.MkdirAll(o.Paths.State, 0o700); err != nil {
-		return "", false, err
+		return "", false, &PathError{o.Paths.State, err, "name a directory that may be written with --state-dir"}
 	}
 	lock := flock.New(o.Paths.startLock())
 	if _, err := lock.TryLockContext(ctx, firstPause); err != nil {
@@ -151,6 +154,7 @@ func start(ctx context.Context, o Options) (bool, error) {
 	// Not bound to the context: the daemon outlives this process.
 	cmd := exec.Command(program, args...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
+	cmd.Env = environment(os.Environ())
 	cmd.ExtraFiles = []*os.File{w}
 	if err := detach(cmd); err != nil {
 		return false, errors.Join(err, w.Close())
@@ -172,6 +176,22 @@ func start(ctx context.Context, o Options) (bool, error) {
 		return false, nil
 	}
 	return false, &StartError{Program: program, Output: tail(o.Paths.DaemonLog()), Err: err}
+}
+
+// environment returns what of a process's variables a daemon inherits. It
+// outlives the process and serves others: what is meant for one build, such as
+// proxies, goes with that build, and secrets of a CI job have no place in it.
+func environment(all []string) []string {
+	var kept []string
+	for _, v := range all {
+		name, _, _ := strings.Cut(v, "=")
+		switch {
+		case name == "PATH", name == "HOME", name == "USER", name == "TMPDIR", name == "LANG",
+			strings.HasPrefix(name, "XDG_"), strings.HasPrefix(name, "SSL_CERT_"):
+			kept = append(kept, v)
+		}
+	}
+	return kept
 }
 
 // awaitReady reads from the pipe whose other end only the daemon holds: a byte

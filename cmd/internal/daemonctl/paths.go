@@ -1,6 +1,7 @@
 package daemonctl
 
 import (
+	"fmt"
 	"path/filepath"
 	"strings"
 )
@@ -31,6 +32,36 @@ func DefaultPaths(uid int, getenv func(string) string) Paths {
 		p.Socket = filepath.Join(run, "cairn", "cairnd.sock")
 	}
 	return p
+}
+
+// maxSocketPath is how long the path of a unix socket may be on Linux, in bytes.
+const maxSocketPath = 107
+
+// PathError says that a daemon cannot live at its paths.
+type PathError struct {
+	Path string
+	Err  error
+	hint string
+}
+
+// Error implements error.
+func (e *PathError) Error() string { return fmt.Sprintf("the build daemon's %s: %v", e.Path, e.Err) }
+
+// Unwrap returns the cause.
+func (e *PathError) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (e *PathError) Hint() string { return e.hint }
+
+// Check refuses paths that are too long for sockets with a [*PathError].
+func (p Paths) Check() error {
+	if longest := p.Engine(); len(longest) > maxSocketPath {
+		return &PathError{
+			longest, fmt.Errorf("the path of a socket may have %d bytes, it has %d", maxSocketPath, len(longest)),
+			"name a directory with a shorter path with --state-dir",
+		}
+	}
+	return nil
 }
 
 // Address returns the address of the BuildKit API.
