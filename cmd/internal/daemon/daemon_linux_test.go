@@ -260,12 +260,36 @@ func TestOtherUsersAreRefused(t *testing.T) {
 }
 
 func TestADirectoryThatOthersCanWriteToIsRefused(t *testing.T) {
+	for _, of := range []func(daemonctl.Paths) string{
+		func(p daemonctl.Paths) string { return filepath.Dir(p.Socket) },
+		func(p daemonctl.Paths) string { return p.State },
+	} {
+		p := paths(t)
+		dir := of(p)
+		check(t, os.MkdirAll(dir, 0o700))
+		check(t, os.Chmod(dir, 0o777))
+		if err := makeDirs(p); err == nil || !strings.Contains(err.Error(), dir) {
+			t.Errorf("%s: error is %v", dir, err)
+		}
+		check(t, os.Chmod(dir, 0o700))
+		if err := makeDirs(p); err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+func TestAStateDirectoryThatIsALinkOrAnothersIsRefused(t *testing.T) {
 	p := paths(t)
-	dir := filepath.Dir(p.Socket)
-	check(t, os.MkdirAll(dir, 0o700))
-	check(t, os.Chmod(dir, 0o777))
-	if err := makeDirs(p); err == nil {
-		t.Error("no error")
+	check(t, os.MkdirAll(filepath.Dir(p.State), 0o700))
+	check(t, os.Symlink(t.TempDir(), p.State))
+	if err := makeDirs(p); err == nil || !strings.Contains(err.Error(), p.State) {
+		t.Errorf("a link: error is %v", err)
+	}
+	check(t, os.Remove(p.State))
+	check(t, os.Mkdir(p.State, 0o700))
+	check(t, os.Chown(p.State, 12345, 12345))
+	if err := makeDirs(p); err == nil || !strings.Contains(err.Error(), p.State) {
+		t.Errorf("of another user: error is %v", err)
 	}
 }
 

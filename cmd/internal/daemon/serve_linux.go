@@ -51,6 +51,9 @@ func Serve(ctx context.Context, c Config) error {
 	if err := preflight(); err != nil {
 		return err
 	}
+	if err := c.Paths.Check(); err != nil {
+		return err
+	}
 	if err := makeDirs(c.Paths); err != nil {
 		return err
 	}
@@ -93,21 +96,31 @@ func preflight() error {
 	return nil
 }
 
-// makeDirs makes the directories and refuses one for the socket that others could write to.
+// makeDirs makes the directories and refuses one that others could write to or
+// have put elsewhere.
 func makeDirs(p daemonctl.Paths) error {
 	dir := filepath.Dir(p.Socket)
 	for _, d := range []string{p.State, dir} {
 		if err := os.MkdirAll(d, 0o700); err != nil {
 			return err
 		}
+		if err := checkOwn(d); err != nil {
+			return err
+		}
 	}
-	fi, err := os.Stat(dir)
+	return nil
+}
+
+// checkOwn refuses what is not a directory, a link to one included, that this
+// user alone can write to.
+func checkOwn(dir string) error {
+	fi, err := os.Lstat(dir)
 	if err != nil {
 		return err
 	}
 	st, ok := fi.Sys().(*syscall.Stat_t)
-	if !ok || int(st.Uid) != os.Geteuid() || fi.Mode().Perm()&0o022 != 0 {
-		return fmt.Errorf("%s must belong to the user of the daemon and be writable for no one else", dir)
+	if !ok || !fi.IsDir() || int(st.Uid) != os.Geteuid() || fi.Mode().Perm()&0o022 != 0 {
+		return fmt.Errorf("%s must be a directory, not a link, belong to the user of the daemon and be writable for no one else", dir)
 	}
 	return nil
 }
