@@ -376,6 +376,31 @@ func TestCopiesMakeOneLayer(t *testing.T) {
 	}
 }
 
+func TestACopyOfWhatIsNotThereNamesThePath(t *testing.T) {
+	e := dial(t, shared)
+	from := image(t, files{"app": text("x")})
+	there := engine.Copy{From: from, Add: "/app", To: "/a"}
+	for name, c := range map[string]engine.Copy{
+		"at the root":             {From: from, Add: "/nonexist", To: "/b"},
+		"below what is not there": {From: from, Add: "/nope/deep", To: "/b"},
+		"below a file":            {From: from, Add: "/app/x", To: "/b"},
+		"with globs":              {From: from, Add: "/nope", To: "/b", Include: []string{"**/*.go"}},
+		"with a \"strange\" name": {From: from, Add: "/a \"b\"", To: "/b"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			below := &engine.Job{Key: key(t, "import"), Name: "imports", Platform: "linux/amd64", Parent: image(t, busybox(t)), Copies: []engine.Copy{there, c}}
+			above := &engine.Job{Key: key(t, "setup"), Name: "setup", Platform: "linux/amd64", After: below, Commands: commands("true")}
+			for _, j := range []*engine.Job{below, above} {
+				_, err := e.Run(t.Context(), j, (&layer{}).take, nil)
+				var missing *engine.MissingPathError
+				if !errors.As(err, &missing) || missing.Job != below || missing.Path != c.Add {
+					t.Errorf("%s: error is %v", j.Name, err)
+				}
+			}
+		})
+	}
+}
+
 func TestCommandsThatChangeNothingGiveNoLayer(t *testing.T) {
 	e := dial(t, shared)
 	bare := files{"busybox": busybox(t)["bin/busybox"]}

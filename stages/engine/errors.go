@@ -3,6 +3,9 @@ package engine
 import (
 	"errors"
 	"fmt"
+	"slices"
+	"strconv"
+	"strings"
 )
 
 // ErrEngineGone says that the engine was lost while a job ran or before. All
@@ -27,4 +30,39 @@ func (e *ExitError) Error() string {
 		return fmt.Sprintf("%s: %q ended with exit code %d", e.Job.Name, e.Command, e.Code)
 	}
 	return fmt.Sprintf("%s: the commands ended with exit code %d", e.Job.Name, e.Code)
+}
+
+// MissingPathError is returned when a [Copy] takes what its source does not have.
+type MissingPathError struct {
+	// Job is the job with the copy: the one that ran, or one that it is made from.
+	Job *Job
+	// Path is the copy's Add.
+	Path string
+}
+
+// Error implements error.
+func (e *MissingPathError) Error() string {
+	return fmt.Sprintf("import of %s: the image it is taken from has no such path", e.Path)
+}
+
+// missingPath finds the copy whose source lacks a path, nil where err is about
+// something else. The engine has no type or code for it, only its text: one
+// where it sums up the source first, and those of the system where it does not
+// need to. All name the path, which is compared with those that the copies take.
+func missingPath(job *Job, err error) *MissingPathError {
+	text := err.Error()
+	var missing *MissingPathError
+	// The function given here never fails.
+	_ = job.visit(map[*Job]bool{}, func(j *Job) error {
+		i := slices.IndexFunc(j.Copies, func(c Copy) bool {
+			return strings.Contains(text, ": "+strconv.Quote(c.Add)+": not found") ||
+				strings.Contains(text, ": lstat "+c.Add+": no such file or directory") ||
+				strings.Contains(text, ": lstat "+c.Add+": not a directory")
+		})
+		if i >= 0 && missing == nil {
+			missing = &MissingPathError{Job: j, Path: j.Copies[i].Add}
+		}
+		return nil
+	})
+	return missing
 }

@@ -25,7 +25,8 @@ import (
 //
 // layer must not wait for another Run: the engine sends only a few layers at a time.
 //
-// Errors: an [*ExitError] when commands fail, one that wraps [ErrEngineGone] when
+// Errors: an [*ExitError] when commands fail, a [*MissingPathError] when a source
+// lacks what is to be copied, one that wraps [ErrEngineGone] when
 // the engine is lost, the cause of ctx when that ends, the error of layer as it is,
 // and one that wraps what the [Blobs] of an image said when a layer could not be read.
 func (e *Engine) Run(ctx context.Context, job *Job, layer func(ctx context.Context, raw io.Reader) error, p Progress) (Result, error) {
@@ -137,6 +138,8 @@ func (e *Engine) failure(ctx context.Context, job *Job, m *monitor, store *expor
 		err = classify(err)
 		if unread := e.images.failure(job); unread != nil && !errors.Is(err, ErrEngineGone) {
 			err = unread
+		} else if missing := missingPath(job, err); missing != nil {
+			return missing
 		}
 		return fmt.Errorf("%s: %w", job.Name, err)
 	}
