@@ -49,8 +49,8 @@ func projectRefusals() []refusal {
 		return refusal{key: key, message: key + " is not supported in werf.yaml", hint: hint, werfOnly: true}
 	}
 	return []refusal{
-		werf("deploy", `remove the key; releases are configured by the flags of "cairn deploy"`),
-		werf("cleanup", `remove the key; what is kept is configured by the flags of "cairn cleanup"`),
+		werf("deploy", "remove the key; deployment is not part of this version"),
+		werf("cleanup", "remove the key; cleanup is not part of this version"),
 		werf("gitWorktree", "remove the key; a shallow clone is enough, history is never read"),
 		werf("build", "remove the key; write platform in each image"),
 		werf("platform", "remove the key; write platform in each image, or name the file cairn.yaml"),
@@ -62,10 +62,10 @@ func projectRefusals() []refusal {
 func gitRefusals() []refusal {
 	var out []refusal
 	for _, key := range []string{"url", "branch", "tag", "commit", "name", "basicAuth"} {
-		out = append(out, refusal{key: key, message: "other repositories (git." + key + ") are not supported", hint: "add the repository as a submodule, or fetch a fixed commit of it in shell"})
+		out = append(out, refusal{key: key, message: "other repositories (git." + key + ") are not supported", hint: "fetch a fixed commit of it in shell, or copy its files into this repository"})
 	}
 	return append(out, refusal{
-		key: "herebyIAdmitThatBranchMightBreakReproducibility", message: "other repositories are not supported", hint: "add the repository as a submodule",
+		key: "herebyIAdmitThatBranchMightBreakReproducibility", message: "other repositories are not supported", hint: "fetch a fixed commit of it in shell, or copy its files into this repository",
 	})
 }
 

@@ -19,7 +19,7 @@ type Project struct {
 	Tree   *source.Tree
 	Repo   *source.Repository
 	Lock   *plan.Lock
-	// File is the configuration's name: cairn.yaml or werf.yaml.
+	// File is the configuration's name: cairn.yaml, werf.yaml or werf.yml.
 	File string
 }
 
@@ -33,7 +33,7 @@ type NoConfigError struct {
 
 // Error implements error.
 func (e *NoConfigError) Error() string {
-	return fmt.Sprintf("no cairn.yaml or werf.yaml in %s of %s", e.Tree, e.Dir)
+	return fmt.Sprintf("no cairn.yaml, werf.yaml or werf.yml in %s of %s", e.Tree, e.Dir)
 }
 
 // Hint says what to do.
@@ -73,8 +73,11 @@ func (s Settings) OpenAt(ctx context.Context, h Host, rev string) (*Project, err
 	return p, nil
 }
 
+// configNames are the names of a configuration, the one that is preferred first.
+func configNames() []string { return []string{"cairn.yaml", "werf.yaml", "werf.yml"} }
+
 func (p *Project) configure(ctx context.Context, s Settings, h Host) error {
-	for _, name := range []string{"cairn.yaml", "werf.yaml"} {
+	for _, name := range configNames() {
 		data, err := p.Tree.Read(ctx, name)
 		if errors.Is(err, fs.ErrNotExist) {
 			continue
@@ -90,7 +93,7 @@ func (p *Project) configure(ctx context.Context, s Settings, h Host) error {
 }
 
 func onDisk(dir string) bool {
-	for _, name := range []string{"cairn.yaml", "werf.yaml"} {
+	for _, name := range configNames() {
 		if _, err := os.Stat(dir + "/" + name); err == nil {
 			return true
 		}
