@@ -25,15 +25,17 @@ stored is needed for it.`,
   cairn explain backend --dev --against HEAD`,
 		Args:              usageArgs(cobra.ExactArgs(1)),
 		ValidArgsFunction: a.completeImages(1),
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.explain(cmd.Context(), o, args[0]) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.explain(cmd.Context(), o, imageName(args[0])) },
 	}
 	cmd.Flags().StringVar(&o.against, "against", "", "the `COMMIT` to compare with (default: the parent of HEAD, or HEAD with --dev)")
 	return cmd
 }
 
 type explainReport struct {
-	Image       string            `json:"image"`
-	Against     string            `json:"against"`
+	Image   string `json:"image"`
+	Against string `json:"against"`
+	// New is set where the image is not in the other commit.
+	New         bool              `json:"new,omitempty"`
 	Differences []plan.Difference `json:"differences"`
 }
 
@@ -60,11 +62,13 @@ func (a *app) explain(ctx context.Context, o explainOptions, image string) error
 	if err != nil {
 		return err
 	}
-	before, err := then.Plan(ctx, st, []string{image})
-	if err != nil {
-		return fmt.Errorf("commit %s: %w", against, err)
+	before, known := &stages.Plan{}, false // of an image that was not there yet
+	if _, known = then.Config.Image(image); known {
+		if before, err = then.Plan(ctx, st, []string{image}); err != nil {
+			return fmt.Errorf("commit %s: %w", against, err)
+		}
 	}
-	rep := explainReport{Image: image, Against: against, Differences: []plan.Difference{}}
+	rep := explainReport{Image: image, Against: against, New: !known, Differences: []plan.Difference{}}
 	for _, img := range after.Images {
 		old := samePlatform(before, img.Platform)
 		diffs, err := plan.Explain(plan.Side{Image: old, Files: then.Tree}, plan.Side{Image: img, Files: now.Tree})
@@ -92,11 +96,16 @@ func samePlatform(p *stages.Plan, platform stages.Platform) *stages.Image {
 }
 
 func (a *app) showDifferences(rep explainReport) {
-	if len(rep.Differences) == 0 {
-		fmt.Fprintf(a.Out, "%s is the same as at %s\n", rep.Image, rep.Against)
+	image := nameLabel(rep.Image)
+	switch {
+	case rep.New:
+		fmt.Fprintf(a.Out, "%s is new since %s\n", image, rep.Against)
+		return
+	case len(rep.Differences) == 0:
+		fmt.Fprintf(a.Out, "%s is the same as at %s\n", image, rep.Against)
 		return
 	}
-	fmt.Fprintf(a.Out, "%s differs from %s:\n", rep.Image, rep.Against)
+	fmt.Fprintf(a.Out, "%s differs from %s:\n", image, rep.Against)
 	var last stages.Kind
 	for _, d := range rep.Differences {
 		if d.Stage != last {

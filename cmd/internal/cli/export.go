@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -14,6 +15,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/config"
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/storage/transfer"
 )
@@ -23,10 +25,11 @@ type exportOptions struct{ to, tag, platform string }
 func (a *app) exportCommand() *cobra.Command {
 	var o exportOptions
 	cmd := &cobra.Command{
-		Use:   "export IMAGE",
+		Use:   "export [IMAGE]",
 		Short: "Take a built image out of the stages storage, to run it",
 		Long: `Export writes an image that was built before into the Docker of this host, an
-archive or an OCI image layout. What is there already is not overwritten, but an
+archive or an OCI image layout. IMAGE may be left out where the project has one
+image only; ~ is the nameless one. What is there already is not overwritten, but an
 image layout may hold several images.`,
 		Example: `  # into the Docker of this host
   cairn export backend --to docker
@@ -34,13 +37,13 @@ image layout may hold several images.`,
   # as an archive for "docker load" or "podman load", or as an OCI image layout
   cairn export backend --to tar:backend.tar
   cairn export backend --to oci:./backend`,
-		Args:              usageArgs(cobra.ExactArgs(1)),
+		Args:              usageArgs(cobra.MaximumNArgs(1)),
 		ValidArgsFunction: a.completeImages(1),
-		RunE:              func(cmd *cobra.Command, args []string) error { return a.export(cmd, o, args[0]) },
+		RunE:              func(cmd *cobra.Command, args []string) error { return a.export(cmd, o, args) },
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.to, "to", "", "`TARGET`: docker, tar:FILE or oci:DIRECTORY")
-	f.StringVar(&o.tag, "tag", "", "the image's `NAME:TAG` at the target (default IMAGE:latest)")
+	f.StringVar(&o.tag, "tag", "", "the image's `NAME:TAG` at the target (default IMAGE:latest, PROJECT:latest for a nameless image)")
 	f.StringVar(&o.platform, "platform", "", "the `PLATFORM` to take of an image that has several")
 	complete(cmd, "to", "docker", "tar:", "oci:")
 	return cmd
@@ -50,11 +53,13 @@ image layout may hold several images.`,
 type notBuiltError struct{ image, storage string }
 
 func (e *notBuiltError) Error() string {
-	return fmt.Sprintf("image %s of this commit is not in %s", e.image, e.storage)
+	return fmt.Sprintf("image %s of this commit is not in %s", nameLabel(e.image), e.storage)
 }
-func (e *notBuiltError) Hint() string { return "build it first: cairn build " + e.image }
+func (e *notBuiltError) Hint() string {
+	return strings.TrimSpace("build it first: cairn build " + e.image)
+}
 
-func (a *app) export(cmd *cobra.Command, o exportOptions, image string) error {
+func (a *app) export(cmd *cobra.Command, o exportOptions, args []string) error {
 	ctx := cmd.Context()
 	write, err := a.exporter(cmd, o)
 	if err != nil {
@@ -65,14 +70,18 @@ func (a *app) export(cmd *cobra.Command, o exportOptions, image string) error {
 			return usagef(cmd, "--tag %q: want NAME:TAG, for instance shop/backend:1", o.tag)
 		}
 	}
-	if o.tag == "" {
-		o.tag = image + ":latest"
-	}
 	p, st, err := a.open(ctx)
 	if err != nil {
 		return err
 	}
 	defer st.Close()
+	image, err := oneImage(cmd, p.Config, args)
+	if err != nil {
+		return err
+	}
+	if o.tag == "" {
+		o.tag = cmp.Or(image, p.Config.Name) + ":latest"
+	}
 	planned, err := p.Plan(ctx, st, []string{image})
 	if err != nil {
 		return err
@@ -99,8 +108,34 @@ func (a *app) export(cmd *cobra.Command, o exportOptions, image string) error {
 	if err := write(v, o.tag); err != nil {
 		return err
 	}
-	_, err = fmt.Fprintf(a.Err, "exported %s to %s as %s\n", image, o.to, o.tag)
+	_, err = fmt.Fprintf(a.Err, "exported %s to %s as %s\n", nameLabel(image), o.to, o.tag)
 	return err
+}
+
+// nameless is how the image without a name is written, as in the configuration.
+const nameless = "~"
+
+// imageName returns the name that an argument means; that of the nameless image is "".
+func imageName(arg string) string {
+	if arg == nameless {
+		return ""
+	}
+	return arg
+}
+
+// oneImage returns the name of the image that the arguments mean.
+func oneImage(cmd *cobra.Command, p *config.Project, args []string) (string, error) {
+	switch {
+	case len(args) == 1:
+		return imageName(args[0]), nil
+	case len(p.Images) == 1:
+		return p.Images[0].Name, nil
+	}
+	names := make([]string, len(p.Images))
+	for i, img := range p.Images {
+		names[i] = img.Name
+	}
+	return "", usagef(cmd, "name one of the project's %s: %s", plural(len(names), "image"), list(names))
 }
 
 // onePlatform chooses among the platforms of the one planned image.

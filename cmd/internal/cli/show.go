@@ -112,7 +112,7 @@ func (a *app) showFailure(ctx context.Context, rep *build.Report, err error) {
 	}
 	n := count(rep)
 	published := n[build.ResultBuilt] + n[build.ResultAssembled]
-	if published > 0 || interrupted(ctx) {
+	if published > 0 {
 		fmt.Fprintf(a.Err, "published: %s; the next build goes on from there\n", plural(published, "finished stage"))
 	}
 	if len(rep.Kept) > 0 {

@@ -73,8 +73,12 @@ func (a *app) warnDirty(ctx context.Context, p *wire.Project, tell func(string))
 	if err != nil || len(changes) == 0 {
 		return // a build from the commit does not need the work tree
 	}
+	left := "1 uncommitted change is left out (--dev includes it):"
+	if n := len(changes); n > 1 {
+		left = fmt.Sprintf("%d uncommitted changes are left out (--dev includes them):", n)
+	}
 	var b strings.Builder
-	fmt.Fprintf(&b, "warning: %s left out (--dev includes them):", plural(len(changes), "uncommitted change"))
+	b.WriteString("warning: " + left)
 	for i, c := range changes {
 		if i == maxListed {
 			fmt.Fprintf(&b, "\n  … and %d more", len(changes)-maxListed)
