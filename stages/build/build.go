@@ -85,7 +85,11 @@ type KeptError struct {
 
 // Error implements error.
 func (e *KeptError) Error() string {
-	return fmt.Sprintf("%v (%d finished stages are kept in the local cache and will be published by the next run)", e.Err, len(e.Kept))
+	kept := "1 finished stage is kept"
+	if n := len(e.Kept); n != 1 {
+		kept = fmt.Sprintf("%d finished stages are kept", n)
+	}
+	return fmt.Sprintf("%v (%s in the local cache, to be published by the next run)", e.Err, kept)
 }
 
 // Unwrap returns the cause.
