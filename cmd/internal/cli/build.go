@@ -134,8 +134,13 @@ func (a *app) closeBuild(ctx context.Context, rep *build.Report, err error) erro
 	return a.showReport(rep)
 }
 
-// explainFailure adds to the failure of a command which files it could have seen.
+// explainFailure adds to the failure of a command which files it could have seen,
+// and to that of an import where it stands.
 func explainFailure(p *wire.Project, planned *stages.Plan, err error) error {
+	var missing *engine.MissingPathError
+	if errors.As(err, &missing) {
+		return explainImport(p, planned, missing, err)
+	}
 	var exit *engine.ExitError
 	if !errors.As(err, &exit) {
 		return err

@@ -254,11 +254,14 @@ const lostHint = "build on a host that has the layer in its local cache, or dele
 func classifyBuild(err error) (int, string) {
 	var foreign *build.ForeignStorageError
 	var exit *engine.ExitError
+	var missing *engine.MissingPathError
 	var kept *build.KeptError
 	var lost *build.LostBlobError
 	switch {
 	case errors.As(err, &exit):
 		return exitCommand, exitHint(exit.Code)
+	case errors.As(err, &missing):
+		return exitConfig, "correct \"add\" of the import, or have a command of the other image make the path"
 	case errors.As(err, &foreign) && foreign.What == "project":
 		return exitStorage, "give each project a repository of its own with --stages-storage"
 	case errors.As(err, &foreign) && foreign.What == "ledger":
