@@ -96,12 +96,12 @@ func dirsAbove(dirs []source.Dir, placed []source.Placed) []source.Dir {
 // CommandLayer writes the layer that commands made, given as the uncompressed
 // archive of an engine, in the form of [Normalize]. It returns nil when the
 // commands changed nothing.
-func CommandLayer(ctx context.Context, pad Scratchpad, raw io.Reader, opts ...LayerOption) (*Layer, error) {
-	n := newNormalizer(contextReader{ctx, raw}, opts)
+func CommandLayer(ctx context.Context, pad Scratchpad, raw io.Reader) (*Layer, error) {
+	n := newNormalizer(contextReader{ctx, raw})
 	if err := n.next(); err != nil {
 		return nil, fmt.Errorf("read command layer: %w", err)
 	}
-	if len(n.pending) == 0 {
+	if n.pending == nil {
 		return nil, nil
 	}
 	l, err := writeLayer(ctx, pad, n.writeTo)

@@ -16,23 +16,6 @@ import (
 // maxEntries bounds the entries of a layer that commands made.
 const maxEntries = maxNodes
 
-// LayerOption changes what [CommandLayer] and [Normalize] leave out.
-type LayerOption func(*normalizer)
-
-// WithoutStubs leaves out what an engine creates to mount something on, at the
-// given paths: files without content, and directories with nothing in them.
-// What is mounted hides the path from commands, so these entries never say
-// anything about the image itself.
-func WithoutStubs(paths ...string) LayerOption {
-	return func(n *normalizer) {
-		for _, p := range paths {
-			if p, err := contain(p); err == nil {
-				n.stubs[p] = true
-			}
-		}
-	}
-}
-
 // Normalize rewrites an uncompressed layer so that it depends on what commands
 // did and not on when and where they ran:
 //
@@ -46,8 +29,8 @@ func WithoutStubs(paths ...string) LayerOption {
 // Order, whiteouts, hard links and device nodes stay. Engines write entries in
 // the order of their paths. A layer that points outside of itself, is damaged
 // or not complete gives an error that wraps [ErrLayer].
-func Normalize(ctx context.Context, w io.Writer, raw io.Reader, opts ...LayerOption) error {
-	n := newNormalizer(contextReader{ctx, raw}, opts)
+func Normalize(ctx context.Context, w io.Writer, raw io.Reader) error {
+	n := newNormalizer(contextReader{ctx, raw})
 	if err := n.next(); err != nil {
 		return err
 	}
@@ -58,32 +41,22 @@ func Normalize(ctx context.Context, w io.Writer, raw io.Reader, opts ...LayerOpt
 type normalizer struct {
 	in      *trailer
 	tr      *tar.Reader
-	stubs   map[string]bool
 	entries int
-	// held are stub directories that something may yet follow in.
-	held []*tar.Header
-	// pending are the entries to write next; the content of tr is the last one's.
-	// There are none at the end.
-	pending []*tar.Header
+	// pending is the entry to write next, whose content is next in tr; nil at the end.
+	pending *tar.Header
 }
 
-func newNormalizer(raw io.Reader, opts []LayerOption) *normalizer {
+func newNormalizer(raw io.Reader) *normalizer {
 	in := &trailer{r: raw}
-	n := &normalizer{in: in, tr: tar.NewReader(in), stubs: make(map[string]bool)}
-	for _, o := range opts {
-		o(n)
-	}
-	return n
+	return &normalizer{in: in, tr: tar.NewReader(in)}
 }
 
-// writeTo writes the pending entries and all that follow.
+// writeTo writes the pending entry and all that follow.
 func (n *normalizer) writeTo(w io.Writer) error {
 	tw := tar.NewWriter(w)
-	for len(n.pending) > 0 {
-		for _, h := range n.pending {
-			if err := tw.WriteHeader(h); err != nil {
-				return fmt.Errorf("entry %q: %w", h.Name, err)
-			}
+	for n.pending != nil {
+		if err := tw.WriteHeader(n.pending); err != nil {
+			return fmt.Errorf("entry %q: %w", n.pending.Name, err)
 		}
 		if _, err := io.Copy(tw, n.tr); err != nil {
 			return tarError(err)
@@ -98,7 +71,7 @@ func (n *normalizer) writeTo(w io.Writer) error {
 // next fills pending.
 func (n *normalizer) next() error {
 	n.pending = nil
-	for len(n.pending) == 0 {
+	for n.pending == nil {
 		h, err := n.tr.Next()
 		if errors.Is(err, io.EOF) {
 			return n.in.finish()
@@ -109,30 +82,11 @@ func (n *normalizer) next() error {
 		if n.entries++; n.entries > maxEntries {
 			return fmt.Errorf("%w: more than %d entries", ErrLayer, maxEntries)
 		}
-		if h, err = normalHeader(h); err != nil {
+		if n.pending, err = normalHeader(h); err != nil {
 			return err
-		}
-		if h != nil {
-			n.offer(h)
 		}
 	}
 	return nil
-}
-
-// offer makes an entry pending unless it is a stub, together with the
-// directories above it that were taken for stubs.
-func (n *normalizer) offer(h *tar.Header) {
-	n.held = slices.DeleteFunc(n.held, func(dir *tar.Header) bool { return !strings.HasPrefix(h.Name, dir.Name) })
-	if n.stubs[strings.TrimSuffix(h.Name, "/")] {
-		switch {
-		case h.Typeflag == tar.TypeDir:
-			n.held = append(n.held, h)
-			return
-		case h.Typeflag == tar.TypeReg && h.Size == 0:
-			return
-		}
-	}
-	n.pending, n.held = slices.Concat(n.held, []*tar.Header{h}), nil
 }
 
 // normalHeader returns the header that is written in the place of h, nil for none.

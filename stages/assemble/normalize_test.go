@@ -50,10 +50,10 @@ func commandLayer(t testing.TB, now time.Time, host string) []byte {
 	return buf.Bytes()
 }
 
-func normalized(t testing.TB, raw []byte, opts ...LayerOption) []byte {
+func normalized(t testing.TB, raw []byte) []byte {
 	t.Helper()
 	var out bytes.Buffer
-	if err := Normalize(t.Context(), &out, bytes.NewReader(raw), opts...); err != nil {
+	if err := Normalize(t.Context(), &out, bytes.NewReader(raw)); err != nil {
 		t.Fatal(err)
 	}
 	return out.Bytes()
@@ -109,42 +109,11 @@ func TestNormalizingTwiceIsNormalizingOnce(t *testing.T) {
 	equal(t, "digest of the second time", digest.FromBytes(normalized(t, once)), digest.FromBytes(once))
 }
 
-func TestStubsOfTheEngineAreLeftOut(t *testing.T) {
-	stubs := WithoutStubs("/proc", "/sys", "/dev", "/dev/shm", "/etc/resolv.conf", "/etc/hosts")
-	cases := map[string]struct{ in, want []string }{
-		"empty ones are left out": {
-			[]string{"dev/", "dev/shm/", "etc/hosts=", "etc/resolv.conf=", "proc/", "sys/", "usr/"}, []string{"usr/"},
-		},
-		"a file with content is none": {[]string{"etc/hosts=127.0.0.1"}, []string{"etc/hosts"}},
-		"a directory with something in it is none": {
-			[]string{"dev/", "dev/shm/", "dev/x=y", "proc/", "sys/"}, []string{"dev/", "dev/x"},
-		},
-		"all directories above something are kept": {[]string{"dev/", "dev/shm/", "dev/shm/x=y"}, []string{"dev/", "dev/shm/", "dev/shm/x"}},
-		"a link in the place of a stub is none":    {[]string{"etc/hosts->x"}, []string{"etc/hosts"}},
-		"a name that only begins alike is not in it": {
-			[]string{"proc/", "process=x"}, []string{"process"},
-		},
-	}
-	for name, c := range cases {
-		t.Run(name, func(t *testing.T) {
-			var got []string
-			for _, line := range listing(t, normalized(t, archive(t, c.in...), stubs)) {
-				got = append(got, strings.Fields(line)[3])
-			}
-			equalLines(t, "entries", got, c.want...)
-		})
-	}
-}
-
 func TestCommandsThatChangedNothingHaveNoLayer(t *testing.T) {
 	b := newBlobs()
-	for name, raw := range map[string][]byte{"an empty archive": archive(t), "stubs alone": archive(t, "proc/", "sys/")} {
-		t.Run(name, func(t *testing.T) {
-			l, err := CommandLayer(t.Context(), b, bytes.NewReader(raw), WithoutStubs("proc", "sys"))
-			if err != nil || l != nil || len(b.content) != 0 {
-				t.Error(l, err, len(b.content))
-			}
-		})
+	l, err := CommandLayer(t.Context(), b, bytes.NewReader(archive(t)))
+	if err != nil || l != nil || len(b.content) != 0 {
+		t.Error(l, err, len(b.content))
 	}
 }
 
@@ -223,11 +192,11 @@ func FuzzNormalize(f *testing.F) {
 	f.Add(archive(f, "a/", "a/b=x", "l->a", "h=>a/b", "a/.wh.c"))
 	f.Fuzz(func(t *testing.T, raw []byte) {
 		var once bytes.Buffer
-		if err := Normalize(t.Context(), &once, bytes.NewReader(raw), WithoutStubs("proc", "etc/hosts")); err != nil {
+		if err := Normalize(t.Context(), &once, bytes.NewReader(raw)); err != nil {
 			return
 		}
 		var twice bytes.Buffer
-		if err := Normalize(t.Context(), &twice, bytes.NewReader(once.Bytes()), WithoutStubs("proc", "etc/hosts")); err != nil {
+		if err := Normalize(t.Context(), &twice, bytes.NewReader(once.Bytes())); err != nil {
 			t.Fatalf("what was normalised is refused: %v", err)
 		}
 		if !bytes.Equal(once.Bytes(), twice.Bytes()) {

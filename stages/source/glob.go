@@ -139,25 +139,7 @@ func compileRest(base, rest string) matcher {
 	}
 }
 
-// match reports whether the matcher takes path, relative to what it was written for.
-func (m matcher) match(path string) bool {
-	if m.base != "" {
-		rest, ok := strings.CutPrefix(path, m.base)
-		if !ok {
-			return false
-		}
-		if rest == "" {
-			return m.form == formLiteral
-		}
-		if rest[0] != '/' {
-			return false
-		}
-		path = rest[1:]
-	}
-	return m.matchRest(path)
-}
-
-// matchRest is match for a path below base, relative to it.
+// matchRest reports whether the matcher takes a path below base, given relative to it.
 func (m matcher) matchRest(rel string) bool {
 	switch m.form {
 	case formLiteral, formBelow:

@@ -85,13 +85,3 @@ func (h *host) scheme() string {
 	}
 	return "https"
 }
-
-// Open returns the storage at address with a client of its own. Programs that
-// use several repositories share one [Client] instead.
-func Open(address string, o Options) (*Storage, error) {
-	c, err := NewClient(o)
-	if err != nil {
-		return nil, err
-	}
-	return c.Open(address)
-}

@@ -200,7 +200,7 @@ func TestTagsArePaged(t *testing.T) {
 
 func TestOptionsThatCannotBe(t *testing.T) {
 	for _, o := range []Options{{CAFile: "/absent/ca.pem"}, {CAFile: "parse_test.go"}} {
-		if _, err := Open("example.com/x", o); err == nil {
+		if _, err := NewClient(o); err == nil {
 			t.Errorf("%+v is accepted", o)
 		}
 	}
