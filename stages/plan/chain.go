@@ -108,7 +108,7 @@ func (c *chain) place(s *stages.Stage, k stages.Kind) error {
 		}
 		id, n, err := c.Files.Identity(sel)
 		if err != nil {
-			return err
+			return c.mappingError(i, err)
 		}
 		if n == 0 {
 			continue
@@ -119,6 +119,26 @@ func (c *chain) place(s *stages.Stage, k stages.Kind) error {
 		s.Selections = append(s.Selections, sel)
 	}
 	return nil
+}
+
+// MappingError says that the files of a mapping cannot be told.
+type MappingError struct {
+	// Line is where the mapping begins in the configuration file.
+	Line int
+	Err  error
+}
+
+// Error implements error. The line is left to whoever knows the file's name.
+func (e *MappingError) Error() string { return e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *MappingError) Unwrap() error { return e.Err }
+
+func (c *chain) mappingError(i int, err error) error {
+	if i >= len(c.cfg.GitLines) {
+		return err
+	}
+	return &MappingError{Line: c.cfg.GitLines[i], Err: err}
 }
 
 // selection says which files of mapping i a stage of kind k places; false where

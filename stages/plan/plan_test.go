@@ -367,3 +367,28 @@ func TestExplainNamesTheInput(t *testing.T) {
 		})
 	}
 }
+
+// treeWithout is a tree that lacks what the mapping of a path adds.
+type treeWithout struct {
+	tree
+	add string
+}
+
+func (t treeWithout) Identity(sel stages.Selection) (stages.Digest, int, error) {
+	if sel.Mapping.Add == t.add {
+		return stages.Digest{}, 0, source.ErrNoSuchPath
+	}
+	return t.tree.Identity(sel)
+}
+
+func TestAMappingOfNothingIsToldWithItsLine(t *testing.T) {
+	p := &config.Project{Name: "shop", Images: []config.Image{{
+		Name: "app", Platforms: amd64, From: "scratch", GitLines: []int{6, 9},
+		Git: []stages.Mapping{{Add: "src", To: "/src"}, {Add: "nope", To: "/x"}},
+	}}}
+	_, err := plan.Make(t.Context(), plan.Input{Project: p, Files: treeWithout{tree{}, "nope"}, Bases: &registry{}})
+	var at *plan.MappingError
+	if !errors.As(err, &at) || at.Line != 9 || !errors.Is(err, source.ErrNoSuchPath) {
+		t.Errorf("got %v", err)
+	}
+}

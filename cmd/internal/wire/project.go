@@ -121,7 +121,12 @@ func (p *Project) readLock(ctx context.Context) error {
 	return err
 }
 
-// Plan plans the named images, or all.
+// Plan plans the named images, or all. An error about a mapping begins with its place.
 func (p *Project) Plan(ctx context.Context, st *Storages, images []string) (*stages.Plan, error) {
-	return plan.Make(ctx, plan.Input{Project: p.Config, Files: p.Tree, Lock: p.Lock, Bases: st, Images: images})
+	planned, err := plan.Make(ctx, plan.Input{Project: p.Config, Files: p.Tree, Lock: p.Lock, Bases: st, Images: images})
+	var mapping *plan.MappingError
+	if errors.As(err, &mapping) {
+		err = fmt.Errorf("%s:%d: %w", p.File, mapping.Line, err)
+	}
+	return planned, err
 }
