@@ -2,7 +2,7 @@ package storage
 
 import (
 	"errors"
-	"fmt"
+	"strings"
 	"time"
 )
 
@@ -57,9 +57,15 @@ func (e *Error) Error() string {
 	if e.Subject != "" {
 		s += " " + e.Subject
 	}
+	if e.Err == nil {
+		return s + ": " + e.Class.Error()
+	}
+	// A cause that wraps the class often begins with its words.
+	cause := strings.TrimPrefix(e.Err.Error(), e.Class.Error())
+	cause = strings.TrimPrefix(cause, ": ")
 	s += ": " + e.Class.Error()
-	if e.Err != nil {
-		s = fmt.Sprintf("%s: %v", s, e.Err)
+	if cause != "" {
+		s += ": " + cause
 	}
 	return s
 }

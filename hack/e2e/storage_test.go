@@ -261,7 +261,9 @@ func TestADamagedStorageIsTold(t *testing.T) {
 			for range 2 {
 				res := h.on(1).startBuild(t, p, ":local").wait(t)
 				message, hint := res.errorLines()
-				if res.code != 6 || !strings.Contains(message, layer.String()) || hint == "" {
+				// 9 where the engine has the layer from another test: the next stage
+				// is made then, and kept.
+				if res.code != 6 && res.code != 9 || !strings.Contains(message, layer.String()) || hint == "" {
 					t.Errorf("cairn ends with %d:\n%s", res.code, res.stderr)
 				}
 			}
