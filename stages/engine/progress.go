@@ -59,7 +59,7 @@ type step struct {
 	own               bool
 	started, finished bool
 	cached            bool
-	tail              []string
+	tail              tail
 	partial           map[int][]byte // unfinished lines, by stream
 }
 
@@ -140,10 +140,7 @@ func (m *monitor) write(st *step, stream int, data []byte) {
 
 func (m *monitor) line(st *step, stream int, line []byte) {
 	line = bytes.TrimSuffix(line, []byte("\r"))
-	if len(st.tail) == tailLines {
-		st.tail = slices.Delete(st.tail, 0, 1)
-	}
-	st.tail = append(st.tail, strings.ToValidUTF8(string(line), "\uFFFD"))
+	st.tail.add(stream, strings.ToValidUTF8(string(line), "\uFFFD"))
 	m.emit(st, Event{Kind: Log, Stream: stream, Line: slices.Clone(line)})
 }
 

@@ -147,7 +147,7 @@ func (e *Engine) failure(ctx context.Context, job *Job, m *monitor, store *expor
 	var vertex *solvererrdefs.VertexError
 	if errors.As(err, &vertex) {
 		if st := m.steps[digest.Digest(vertex.Digest)]; st != nil {
-			out.Job, out.Output = st.job, st.tail
+			out.Job, out.Output = st.job, st.tail.lines()
 		}
 	}
 	if c := out.Job.Commands; c != nil && len(c.Script) == 1 {
