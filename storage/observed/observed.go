@@ -1,5 +1,6 @@
-// Package observed counts what is asked of a storage and how many bytes move: the
-// bytesPulled and bytesPushed of a build's report.
+// Package observed counts what is asked of a storage and how many bytes move,
+// whatever its kind. It counts calls: how many requests a registry was sent for
+// them, only the registry client knows, and a build's report asks that.
 package observed
 
 import (
