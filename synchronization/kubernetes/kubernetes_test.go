@@ -90,6 +90,8 @@ func TestParseAddress(t *testing.T) {
 		"kubernetes://":   {Namespace: DefaultNamespace},
 		"kubernetes://ci": {Namespace: "ci"},
 		"kubernetes://ci/?context=a%2Fb&kubeconfig=/k": {Namespace: "ci", Context: "a/b", Kubeconfig: "/k"},
+		"kubernetes://ci?ttl=3s":                       {Namespace: "ci", TTL: 3 * time.Second},
+		"kubernetes://ci?ttl=10m":                      {Namespace: "ci", TTL: 10 * time.Minute},
 	} {
 		got, err := ParseAddress(in)
 		if err != nil || got != want {
@@ -102,6 +104,8 @@ func TestParseAddress(t *testing.T) {
 	for _, in := range []string{
 		"", "kubernetes:ci", "http://ci", "kubernetes://Ci", "kubernetes://a.b", "kubernetes://ci:80", "kubernetes://ci/more",
 		"kubernetes://u@ci", "kubernetes://ci#x", "kubernetes://ci?contxt=a", "kubernetes://ci?context=", "kubernetes://ci?context=a&context=b", "kubernetes://ci?a;b",
+		"kubernetes://ci?ttl=3", "kubernetes://ci?ttl=0s", "kubernetes://ci?ttl=-3s", "kubernetes://ci?ttl=1s", "kubernetes://ci?ttl=2500ms",
+		"kubernetes://ci?ttl=11m", "kubernetes://ci?ttl=3s&ttl=4s",
 	} {
 		if got, err := ParseAddress(in); err == nil {
 			t.Errorf("%q was read as %+v", in, got)
@@ -110,7 +114,7 @@ func TestParseAddress(t *testing.T) {
 }
 
 func FuzzParseAddress(f *testing.F) {
-	for _, s := range []string{"kubernetes://", "kubernetes://ci?context=a", ":local", "kubernetes://x/?kubeconfig=%2f"} {
+	for _, s := range []string{"kubernetes://", "kubernetes://ci?context=a", ":local", "kubernetes://x/?kubeconfig=%2f", "kubernetes://x?ttl=3000ms"} {
 		f.Add(s)
 	}
 	f.Fuzz(func(t *testing.T, s string) {

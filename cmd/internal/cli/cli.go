@@ -105,7 +105,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.BoolVar(&a.settings.Dev, "dev", false, "use the work tree, uncommitted files included, instead of the commit")
 	f.StringVar(&a.settings.Storage, "stages-storage", wire.Local, "where stages live: a `REPOSITORY` of a registry, or :local")
 	f.StringVar(&a.settings.Secondary, "secondary-storage", "", "a `REPOSITORY` that is only read: what it has is taken over")
-	f.StringVar(&a.settings.Synchronization, "synchronization", "", "`ADDRESS` of the ledger in which runners coordinate: kubernetes://NAMESPACE[?context=NAME&kubeconfig=FILE] or :local (default :local for :local stages; for a registry kubernetes://cairn-synchronization where a kubeconfig is there)")
+	f.StringVar(&a.settings.Synchronization, "synchronization", "", "`ADDRESS` of the ledger in which runners coordinate: kubernetes://NAMESPACE[?context=NAME&kubeconfig=FILE&ttl=DURATION] or :local (default :local for :local stages; for a registry kubernetes://cairn-synchronization where a kubeconfig is there)")
 	f.StringVar(&a.settings.EngineAddress, "engine", "", "`ADDRESS` of a BuildKit to use in place of this host's daemon (unix://PATH, tcp://HOST:PORT)")
 	f.StringVar(&a.settings.RegistryCA, "registry-ca", "", "`FILE` of PEM certificates to trust besides the system's")
 	f.StringVar(&a.settings.CacheDir, "cache-dir", "", "`DIRECTORY` of :local stages with their ledger, and of results not yet published (default ~/.cache/cairn)")

@@ -26,13 +26,11 @@ type ledger struct {
 
 // openLedger opens the ledger; asked counts the requests to it.
 func (s Settings) openLedger(ctx context.Context, h Host, project string, asked *atomic.Int64) (*ledger, error) {
-	b, look, err := s.openBackend(ctx, h, project)
+	b, o, err := s.openBackend(ctx, h, project)
 	if err != nil {
 		return nil, err
 	}
-	l, err := synchronization.Open(ctx, counted{b, asked}, project, synchronization.Options{
-		Now: h.Now, Rand: h.Rand, Logger: h.Log, Holder: holder(), LookEvery: look,
-	})
+	l, err := synchronization.Open(ctx, counted{b, asked}, project, o)
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
 	}

@@ -30,7 +30,7 @@ func checkSynchronization(address string) error {
 		return nil
 	}
 	refuse := func(err error) error {
-		return &SettingError{"--synchronization", err, "want " + Local + " or kubernetes://NAMESPACE[?context=NAME&kubeconfig=FILE]"}
+		return &SettingError{"--synchronization", err, "want " + Local + " or kubernetes://NAMESPACE[?context=NAME&kubeconfig=FILE&ttl=DURATION]"}
 	}
 	scheme, _, ok := strings.Cut(address, "://")
 	switch {
@@ -79,18 +79,19 @@ func kubeconfigs(h Host) []string {
 	return nil
 }
 
-// openBackend opens where the project's ledger lives, and returns how often those
-// who wait look at the sessions there; 0 is the ledger's own default.
-func (s Settings) openBackend(ctx context.Context, h Host, project string) (synchronization.Backend, time.Duration, error) {
+// openBackend opens where the project's ledger lives, and returns it with the
+// options of a ledger there.
+func (s Settings) openBackend(ctx context.Context, h Host, project string) (synchronization.Backend, synchronization.Options, error) {
+	o := synchronization.Options{Now: h.Now, Rand: h.Rand, Logger: h.Log, Holder: holder()}
+	var b synchronization.Backend
+	var err error
 	if address := s.LedgerAddress(h); address != Local {
-		b, err := openCluster(ctx, h, address)
-		return b, 0, err
+		b, o.TTL, err = openCluster(ctx, h, address)
+	} else {
+		o.LookEvery = localLook
+		b, err = s.openLocalLedger(ctx, h, project)
 	}
-	b, err := s.openLocalLedger(ctx, h, project)
-	if err != nil {
-		return nil, 0, err
-	}
-	return b, localLook, nil
+	return b, o, err
 }
 
 func (s Settings) openLocalLedger(ctx context.Context, h Host, project string) (synchronization.Backend, error) {
@@ -126,23 +127,24 @@ func (s Settings) ledgerDir(h Host, project string) (string, error) {
 	return filepath.Join(dir, "ledger", project+"-"+shortHash(s.Storage)), nil
 }
 
-func openCluster(ctx context.Context, h Host, address string) (synchronization.Backend, error) {
+// openCluster returns the backend and the TTL that its address asks for.
+func openCluster(ctx context.Context, h Host, address string) (synchronization.Backend, time.Duration, error) {
 	a, err := kubernetes.ParseAddress(address)
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
 	quietKlog(h.Log)
 	config, err := clusterConfig(h, a)
 	if err != nil {
-		return nil, &NoClusterError{Address: address, Err: err}
+		return nil, 0, &NoClusterError{Address: address, Err: err}
 	}
 	b, err := kubernetes.Open(ctx, kubernetes.Options{
 		Config: config, Namespace: a.Namespace, UserAgent: "cairn/" + h.Version, Now: h.Now,
 	})
 	if err != nil {
-		return nil, err
+		return nil, 0, err
 	}
-	return b, nil
+	return b, a.TTL, nil
 }
 
 // clusterConfig reads the kubeconfigs, or takes a pod's own account where there
