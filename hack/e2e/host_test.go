@@ -58,11 +58,18 @@ func (h *host) on(engine int) *host {
 	return &other
 }
 
+// with returns the same host with another environment.
+func (h *host) with(env []string) *host {
+	other := *h
+	other.env = env
+	return &other
+}
+
 // report is the build report, as far as it is looked at.
 type report struct {
 	Project, Root string
 	Images        []struct {
-		Name, Ref string
+		Name, Platform, Ref string
 		Stages    []struct {
 			Name, Digest, Result string
 			Manifest             *string

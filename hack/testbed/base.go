@@ -47,6 +47,21 @@ func Toolchain(ctx context.Context) (v1.Image, error) {
 	return image(root)
 }
 
+// Bash returns Busybox with bash, for projects that a werf.yaml describes: their
+// commands run with bash. It is made of Debian's package bash-static, as
+// hack/setup downloads it.
+func Bash(ctx context.Context) (v1.Image, error) {
+	root, err := busyboxRoot(ctx)
+	if err == nil {
+		err = addPackages(ctx, root, []string{"bash-static"}, func(name string) bool { return name == "bin/bash-static" })
+	}
+	if err != nil {
+		return nil, fmt.Errorf("make the bash base: %w", err)
+	}
+	root.symlink("usr/bin/bash", "bash-static")
+	return image(root)
+}
+
 // Big returns Busybox with one more layer of mb files of a MiB each below
 // /opt/big, which do not compress and are the same every time.
 func Big(ctx context.Context, mb int) (v1.Image, error) {
@@ -146,18 +161,25 @@ done
 exec tcc -static -nostdlib $flags $musl/crt1.o $musl/crti.o "$@" $musl/libc.a $tcc/libtcc1.a $musl/crtn.o
 `
 
-// addToolchain unpacks the packages and takes what compiling needs.
+// addToolchain takes what compiling needs.
 func addToolchain(ctx context.Context, root rootfs) error {
+	root.file("usr/bin/cc", 0o755, []byte(cc))
+	return addPackages(ctx, root, []string{"tcc", "make", "musl-dev", "libc6"}, partOfToolchain)
+}
+
+// addPackages unpacks Debian packages that hack/setup has downloaded and takes
+// the files that part accepts, by their names in the package.
+func addPackages(ctx context.Context, root rootfs, names []string, part func(name string) bool) error {
 	top, err := Root()
 	if err != nil {
 		return err
 	}
-	dir, err := os.MkdirTemp("", "cairn-toolchain-")
+	dir, err := os.MkdirTemp("", "cairn-packages-")
 	if err != nil {
 		return err
 	}
 	defer os.RemoveAll(dir)
-	for _, name := range []string{"tcc", "make", "musl-dev", "libc6"} {
+	for _, name := range names {
 		found, err := filepath.Glob(filepath.Join(top, ".cache", "debs", name+"_*_amd64.deb"))
 		if err != nil || len(found) != 1 {
 			return fmt.Errorf("%w: the package %s in .cache/debs: run hack/setup, which downloads it", ErrMissing, name)
@@ -166,8 +188,7 @@ func addToolchain(ctx context.Context, root rootfs) error {
 			return fmt.Errorf("unpack %s: %w: %s", found[0], err, out)
 		}
 	}
-	root.file("usr/bin/cc", 0o755, []byte(cc))
-	return root.tree(dir, func(name string) (string, bool) { return usrMerged(name), partOfToolchain(name) })
+	return root.tree(dir, func(name string) (string, bool) { return usrMerged(name), part(name) })
 }
 
 // partOfToolchain leaves out documentation, translations, debugging aids and

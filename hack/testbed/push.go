@@ -11,7 +11,7 @@ import (
 	"github.com/google/go-containerregistry/pkg/v1/remote"
 )
 
-// Base makes one of the base images: "busybox", "toolchain" or "big-N" with N MiB.
+// Base makes one of the base images: "busybox", "toolchain", "bash" or "big-N" with N MiB.
 func Base(ctx context.Context, what string) (v1.Image, error) {
 	var mb int
 	switch {
@@ -19,10 +19,12 @@ func Base(ctx context.Context, what string) (v1.Image, error) {
 		return Busybox(ctx)
 	case what == "toolchain":
 		return Toolchain(ctx)
+	case what == "bash":
+		return Bash(ctx)
 	case scans(what, "big-%d", &mb) && mb > 0 && mb < 10_000:
 		return Big(ctx, mb)
 	default:
-		return nil, fmt.Errorf("no base image %q: want busybox, toolchain or big-N", what)
+		return nil, fmt.Errorf("no base image %q: want busybox, toolchain, bash or big-N", what)
 	}
 }
 

@@ -52,7 +52,7 @@ func registryCommand() *cobra.Command {
 			return withRegistry(cmd.Context(), bases, args)
 		},
 	}
-	c.Flags().StringArrayVar(&bases, "base", nil, "a base image to hold: busybox, toolchain or big-N with N MiB")
+	c.Flags().StringArrayVar(&bases, "base", nil, "a base image to hold: busybox, toolchain, bash or big-N with N MiB")
 	return c
 }
 

@@ -1,0 +1,3 @@
+<?php
+namespace App\Controller;
+final class ShopController {}
