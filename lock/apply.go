@@ -68,6 +68,7 @@ func (c *Client) Acquire(ctx context.Context, shard string, snap Snapshot,
 		after, err := c.submit(ctx, shard, &group{changes: changes, once: true, done: make(chan result, 1)})
 		var refused *SwapError
 		if !errors.As(err, &refused) {
+			a.answered()
 			return after, err
 		}
 		snap = refused.Snapshot
@@ -193,6 +194,7 @@ func (c *Client) send(shard string, batch []*group) {
 	for a := c.attempts(); len(batch) > 0; {
 		snap, err := c.swap(shard, merge(batch))
 		if err == nil {
+			a.answered()
 			finish(batch, result{snap: snap})
 			return
 		}
@@ -209,6 +211,7 @@ func (c *Client) send(shard string, batch []*group) {
 			return
 		}
 		if len(batch) == 0 {
+			a.answered()
 			return
 		}
 		if err := a.pause(c.life, err); err != nil {

@@ -37,6 +37,19 @@ type Options struct {
 	// Budget bounds how long an operation is retried while the store fails; 0
 	// means [DefaultBudget].
 	Budget time.Duration
+	// Outage is told when an operation or a session's renewal meets a store that
+	// does not answer, before each further attempt, and when it was answered after
+	// all. Its calls come from many goroutines, and it returns at once. It may be nil.
+	Outage func(Outage)
+}
+
+// Outage is what is known of a store that does not answer.
+type Outage struct {
+	// Err is how the last attempt failed, nil when the store answers again.
+	Err error
+	// Left is for how long the operation will be tried further; 0 for a renewal,
+	// which nobody waits for.
+	Left time.Duration
 }
 
 // Client is one process's access to a store. It is safe for concurrent use. Its
@@ -47,6 +60,7 @@ type Client struct {
 	dice    dice
 	request time.Duration
 	budget  time.Duration
+	outage  func(Outage)
 
 	// life ends with Close; requests for several callers at once run under it.
 	life context.Context
@@ -67,6 +81,7 @@ func NewClient(ctx context.Context, store Store, o Options) *Client {
 		dice:    dice{r: o.Rand},
 		request: orDefault(o.Request, DefaultRequest),
 		budget:  orDefault(o.Budget, DefaultBudget),
+		outage:  o.Outage,
 		life:    life,
 		end:     end,
 		queues:  map[string]*queue{},
@@ -125,6 +140,7 @@ func (c *Client) Retry(ctx context.Context, do func(context.Context) error) erro
 	for a := c.attempts(); ; {
 		err := c.once(ctx, do)
 		if err == nil || !retryable(err) {
+			a.answered()
 			return err
 		}
 		if err := a.pause(ctx, err); err != nil {
@@ -156,6 +172,8 @@ type attempts struct {
 	c     *Client
 	began time.Time
 	limit time.Duration
+	// silent: the store did not answer the last attempt.
+	silent bool
 }
 
 func (c *Client) attempts() *attempts {
@@ -168,12 +186,38 @@ func (a *attempts) pause(ctx context.Context, cause error) error {
 	if ctx.Err() != nil {
 		return context.Cause(ctx)
 	}
-	if a.c.now().Sub(a.began) >= a.c.budget {
+	left := a.c.budget - a.c.now().Sub(a.began)
+	if left <= 0 {
 		return fmt.Errorf("%w for %s: %w", ErrUnavailable, a.c.budget, cause)
 	}
+	a.unanswered(cause, left)
 	d := a.c.Jitter(a.limit)
 	a.limit = min(2*a.limit, maxPause)
 	return sleep(ctx, d)
+}
+
+// unanswered tells of a store that did not answer; one that refused did.
+func (a *attempts) unanswered(err error, left time.Duration) {
+	if errors.Is(err, ErrConflict) {
+		a.answered()
+		return
+	}
+	a.silent = true
+	a.c.tell(Outage{Err: err, Left: left})
+}
+
+// answered tells that a store which had not answered does so again.
+func (a *attempts) answered() {
+	if a.silent {
+		a.c.tell(Outage{})
+	}
+	a.silent = false
+}
+
+func (c *Client) tell(o Outage) {
+	if c.outage != nil {
+		c.outage(o)
+	}
 }
 
 func sleep(ctx context.Context, d time.Duration) error {

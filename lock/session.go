@@ -118,10 +118,15 @@ func (s *Session) run(ctx context.Context) {
 	defer close(s.done)
 	quarter := s.record.TTL / 4
 	next := quarter - s.client.Jitter(quarter/4)
+	silent := false
 	for sleep(ctx, next) == nil {
 		err := s.renew(ctx)
 		switch {
 		case err == nil:
+			if silent {
+				s.client.tell(Outage{})
+			}
+			silent = false
 			next = quarter - s.client.Jitter(quarter/4)
 		case errors.Is(err, ErrNoSession):
 			s.lose(fmt.Errorf("%w: %w", ErrLost, err))
@@ -129,6 +134,10 @@ func (s *Session) run(ctx context.Context) {
 		case errors.Is(context.Cause(s.ctx), ErrLost):
 			return
 		default:
+			if ctx.Err() == nil {
+				silent = true
+				s.client.tell(Outage{Err: err})
+			}
 			next = s.client.Jitter(quarter / 4)
 		}
 	}

@@ -55,6 +55,8 @@ type Options struct {
 	LookEvery time.Duration
 	// Request and Budget are those of [lock.Options].
 	Request, Budget time.Duration
+	// Outage is that of [lock.Options].
+	Outage func(lock.Outage)
 }
 
 // Ledger is a project's coordination state, as one process sees it. It is safe
@@ -107,7 +109,7 @@ func Open(ctx context.Context, b Backend, project string, o Options) (*Ledger, e
 func newLedger(ctx context.Context, b Backend, project string, o Options) *Ledger {
 	l := &Ledger{
 		backend: b,
-		client:  lock.NewClient(ctx, b, lock.Options{Now: o.Now, Rand: o.Rand, Request: o.Request, Budget: o.Budget}),
+		client:  lock.NewClient(ctx, b, lock.Options{Now: o.Now, Rand: o.Rand, Request: o.Request, Budget: o.Budget, Outage: o.Outage}),
 		project: project,
 		record:  recordName(project),
 		holder:  o.Holder,
