@@ -86,6 +86,8 @@ type Commands struct {
 	CacheVersion string `json:"cacheVersion,omitempty"`
 	// Interpreter is "sh" or "bash".
 	Interpreter string `json:"interpreter"`
+	// Mounts are there while the script runs, in the order of the configuration.
+	Mounts []Mount `json:"mounts,omitempty"`
 	// Network is "none" or "host"; empty for the engine's default, an outgoing network.
 	Network string `json:"network,omitempty"`
 	// Script holds the commands in order; they run as one script with -e.

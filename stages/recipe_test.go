@@ -39,6 +39,20 @@ func TestEncodingKeepsItsGoldenVectors(t *testing.T) {
 			digest:   "sha256:28cc1676eb5a4abbc7ffe955969323fdd226aeb6bc356df35c30dab5820cf099",
 		},
 		{
+			name: "a command stage with a mount of each type",
+			recipe: stages.Recipe{
+				Format: 1, Kind: stages.KindInstall, Platform: "linux/amd64",
+				Commands: &stages.Commands{Interpreter: "sh", Script: []string{"npm ci"}, Mounts: []stages.Mount{
+					{Type: stages.MountCache, ID: "npm", Sharing: stages.SharingLocked, To: "/root/.npm"},
+					{Type: stages.MountTmpfs, Size: 1 << 20, To: "/tmp"},
+					{Type: stages.MountSecret, ID: "token", Mode: "0440", To: "/run/secrets/token", Env: "TOKEN"},
+					{Type: stages.MountSSH, ID: "default"},
+				}},
+			},
+			encoding: `{"commands":{"interpreter":"sh","mounts":[{"id":"npm","sharing":"locked","to":"/root/.npm","type":"cache"},{"size":1048576,"to":"/tmp","type":"tmpfs"},{"env":"TOKEN","id":"token","mode":"0440","to":"/run/secrets/token","type":"secret"},{"id":"default","type":"ssh"}],"script":["npm ci"]},"format":1,"kind":"install","platform":"linux/amd64"}`,
+			digest:   "sha256:fba4290e218d52367d3596ab8ed584463489c22cc797b265aa987f75718a413e",
+		},
+		{
 			name: "imports and a config whose maps are sorted",
 			recipe: stages.Recipe{
 				Format: 1, Kind: stages.KindSource, Platform: "linux/arm64",

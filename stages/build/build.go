@@ -59,6 +59,9 @@ type Options struct {
 	Ledger func(ctx context.Context) (*synchronization.Ledger, error)
 	// Engine starts or finds the engine. It is called again after the engine is gone.
 	Engine func(ctx context.Context) (Engine, error)
+	// Offer says whether what a mount of type secret or ssh asks for can be given to
+	// commands: nil, or a [*NotOfferedError]. Without it nothing is given.
+	Offer func(m stages.Mount) error
 	// Counts tells what was sent so far.
 	Counts func() Counts
 	// Now is the clock that durations are taken from, Began when the work that the

@@ -131,6 +131,9 @@ func (r *run) forget(ctx context.Context, n *node) {
 
 // unsynchronized makes n without a ledger, for the local cache only.
 func (r *run) unsynchronized(ctx context.Context, n *node) error {
+	if err := r.offeredUnlessKept(ctx, n); err != nil {
+		return err
+	}
 	for _, need := range n.stage.Needs() {
 		r.ensure(r.node(need))
 	}

@@ -288,6 +288,11 @@ func (j *jobMaker) prepare(ctx context.Context) error {
 		Name:     j.node.label + "/" + s.Name(),
 		Platform: s.Recipe.Platform,
 		Commands: s.Recipe.Commands,
+		// Runs that may read each other's stages may read each other's caches.
+		CacheScope: j.Plan.Project + "\x00" + j.Storage.Address(),
+	}
+	if err := j.offered(s); err != nil { // what was kept could not be used
+		return err
 	}
 	if err := j.parent(ctx); err != nil {
 		return err

@@ -86,9 +86,10 @@ func (r *run) look(ctx context.Context, n *node, res Result) (bool, error) {
 // prefetch begins to look for all that n is built upon when n's own child was
 // missing too: then it is likely that most of the image must be made, and asking
 // for one stage after the other would only add up their latencies. Where a
-// second storage may have n, nothing below it need be there.
+// second storage may have n, nothing below it need be there; and where n cannot
+// be made for want of a secret, nothing below it is worth making.
 func (r *run) prefetch(n *node) {
-	if r.Second != nil || r.isFinal(n) {
+	if r.Second != nil || r.isFinal(n) || r.offered(n.stage) != nil {
 		return
 	}
 	for _, s := range n.stage.Needs() {
@@ -265,6 +266,9 @@ func (r *run) makeAndPublish(ctx context.Context, s *synchronization.Session, n 
 		if cand != nil {
 			return r.publish(ctx, n, c, cand)
 		}
+	}
+	if err := r.offeredUnlessKept(ctx, n); err != nil {
+		return err
 	}
 	if err := r.confirmNeeds(ctx, s, n); err != nil {
 		return err

@@ -34,6 +34,9 @@ type Options struct {
 	// Now is the clock that gives files that are put in place their time.
 	Now   func() time.Time
 	Proxy Proxy
+	// Secrets may be nil: none is given then. The same holds for Agents.
+	Secrets Secrets
+	Agents  *Agents
 	// TLS is required for TCP addresses that are not loopback.
 	TLS *TLS
 }
@@ -46,6 +49,8 @@ type Engine struct {
 	session *session.Session
 	images  *imageStore
 	trees   *treeSource
+	secrets *secretStore
+	agents  *Agents
 	// gone is closed when the session has ended, by Close or because the engine died.
 	gone chan struct{}
 	// cancel ends what reads on behalf of the session.
@@ -76,9 +81,10 @@ func Dial(ctx context.Context, address string, o Options) (*Engine, error) {
 	life, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	e := &Engine{
 		address: address, client: c, session: s, cancel: cancel,
-		images: newImageStore(life),
-		trees:  &treeSource{ctx: life, now: o.Now, trees: map[string]*listing{}},
-		gone:   make(chan struct{}),
+		images:  newImageStore(life),
+		trees:   &treeSource{ctx: life, now: o.Now, trees: map[string]*listing{}},
+		gone:    make(chan struct{}),
+		secrets: newSecretStore(o.Secrets, o.Proxy), agents: o.Agents,
 		proxy: llb.ProxyEnv{
 			HTTPProxy: o.Proxy.HTTP, HTTPSProxy: o.Proxy.HTTPS, FTPProxy: o.Proxy.FTP, NoProxy: o.Proxy.No, AllProxy: o.Proxy.All,
 		},

@@ -109,6 +109,9 @@ type Job struct {
 	After  *Job
 	// Commands run as root in "/" after Files are in place.
 	Commands *stages.Commands
+	// CacheScope says whose caches the mounts of Commands show: jobs that share it
+	// share them. It is no part of the result.
+	CacheScope string
 	// Files are put in place first, with the time of the run; nil when there are none.
 	// They form a layer of their own below that of the commands, unless there is none.
 	Files Tree

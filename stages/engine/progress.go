@@ -49,6 +49,7 @@ const (
 // into events and the tails of their output.
 type monitor struct {
 	report Progress
+	masks  *masks
 	own    string
 	jobs   map[string]*Job // by name of their steps
 	steps  map[digest.Digest]*step
@@ -63,11 +64,11 @@ type step struct {
 	partial           map[int][]byte // unfinished lines, by stream
 }
 
-func newMonitor(j *Job, p Progress) *monitor {
+func newMonitor(j *Job, p Progress, hidden *masks) *monitor {
 	if p == nil {
 		p = func(Event) {}
 	}
-	m := &monitor{report: p, own: vertexName(j), jobs: map[string]*Job{}, steps: map[digest.Digest]*step{}}
+	m := &monitor{report: p, masks: hidden, own: vertexName(j), jobs: map[string]*Job{}, steps: map[digest.Digest]*step{}}
 	// The function given here never fails.
 	_ = j.visit(map[*Job]bool{}, func(j *Job) error { m.jobs[vertexName(j)] = j; return nil })
 	return m
@@ -125,21 +126,26 @@ func (m *monitor) finish(v *client.Vertex) {
 func (m *monitor) write(st *step, stream int, data []byte) {
 	data = append(st.partial[stream], data...)
 	for {
-		i := bytes.IndexByte(data, '\n')
-		if i < 0 && len(data) < maxLine {
+		if i := bytes.IndexByte(data, '\n'); i >= 0 {
+			m.line(st, stream, data[:i])
+			data = data[i+1:]
+			continue
+		}
+		// What is cut must not go through a secret: as much as one can be long is there
+		// beyond the cut, and masked before it.
+		if len(data) < maxLine+m.masks.longest() {
 			break
 		}
-		if i < 0 {
-			i = maxLine - 1
-		}
-		m.line(st, stream, data[:i])
-		data = data[i+1:]
+		data = m.masks.apply(data)
+		cut := min(maxLine, len(data))
+		m.line(st, stream, data[:cut])
+		data = data[cut:]
 	}
 	st.partial[stream] = slices.Clone(data)
 }
 
 func (m *monitor) line(st *step, stream int, line []byte) {
-	line = bytes.TrimSuffix(line, []byte("\r"))
+	line = m.masks.apply(bytes.TrimSuffix(line, []byte("\r")))
 	st.tail.add(stream, strings.ToValidUTF8(string(line), "\uFFFD"))
 	m.emit(st, Event{Kind: Log, Stream: stream, Line: slices.Clone(line)})
 }

@@ -27,7 +27,7 @@ import (
 //
 // Errors: an [*ExitError] when commands fail, a [*MissingPathError] when a source
 // lacks what is to be copied, one that wraps [ErrEngineGone] when
-// the engine is lost, the cause of ctx when that ends, the error of layer as it is,
+// the engine is lost, what [Secrets] said about a secret that could not be read, the cause of ctx when that ends, the error of layer as it is,
 // and one that wraps what the [Blobs] of an image said when a layer could not be read.
 func (e *Engine) Run(ctx context.Context, job *Job, layer func(ctx context.Context, raw io.Reader) error, p Progress) (Result, error) {
 	if err := job.visit(map[*Job]bool{}, (*Job).check); err != nil {
@@ -55,7 +55,7 @@ func (e *Engine) Run(ctx context.Context, job *Job, layer func(ctx context.Conte
 		empty, err = filterLayer(raw, func(r io.Reader) error { return layer(ctx, r) })
 		return err
 	})
-	m := newMonitor(job, p)
+	m := newMonitor(job, p, &e.secrets.masks)
 	if err := e.solve(ctx, def, job, store, m); err != nil {
 		return Result{}, e.failure(ctx, job, m, store, err)
 	}
@@ -74,6 +74,7 @@ func (e *Engine) solve(ctx context.Context, def *llb.Definition, job *Job, store
 		return err
 	}
 	s.Allow(attachment{store})
+	e.attach(s)
 	status := make(chan *client.SolveStatus)
 	var parts sync.WaitGroup
 	parts.Go(func() { m.watch(status) })
@@ -138,6 +139,8 @@ func (e *Engine) failure(ctx context.Context, job *Job, m *monitor, store *expor
 		err = classify(err)
 		if unread := e.images.failure(job); unread != nil && !errors.Is(err, ErrEngineGone) {
 			err = unread
+		} else if unread := e.secrets.failure(job); unread != nil {
+			return unread
 		} else if missing := missingPath(job, err); missing != nil {
 			return missing
 		}

@@ -106,6 +106,7 @@ func (b *builder) run(st llb.State, j *Job) llb.State {
 			llb.Args([]string{j.Commands.Interpreter, "-e", scriptPath}),
 			llb.AddMount(scriptPath, file, llb.SourcePath("/script"), llb.Readonly))
 	}
+	opts = append(opts, mounts(j)...)
 	for _, kv := range j.Env {
 		k, v, _ := strings.Cut(kv, "=")
 		opts = append(opts, llb.AddEnv(k, v))

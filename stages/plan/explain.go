@@ -2,6 +2,7 @@ package plan
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"fmt"
 	"slices"
@@ -28,6 +29,7 @@ const (
 	InputConfig   = "config"
 	InputFile     = "file"
 	InputImport   = "import"
+	InputMount    = "mount"
 	InputParent   = "parent"
 	InputPlatform = "platform"
 	InputSalt     = "salt"
@@ -151,9 +153,26 @@ func (e *explainer) commands(a, b *stages.Commands) {
 	e.add(InputSettings, "cacheVersion", a.CacheVersion, b.CacheVersion)
 	e.add(InputSettings, "interpreter", a.Interpreter, b.Interpreter)
 	e.add(InputSettings, "network", a.Network, b.Network)
+	for i := range max(len(a.Mounts), len(b.Mounts)) {
+		e.mount(at(a.Mounts, i), at(b.Mounts, i))
+	}
 	for i := range max(len(a.Script), len(b.Script)) {
 		e.add(InputCommand, fmt.Sprintf("line %d", i+1), at(a.Script, i), at(b.Script, i))
 	}
+}
+
+func (e *explainer) mount(a, b stages.Mount) {
+	e.add(InputMount, mountName(cmp.Or(b, a)), mountValue(a), mountValue(b))
+}
+
+// mountName is what people know a mount by.
+func mountName(m stages.Mount) string { return string(m.Type) + " " + cmp.Or(m.To, m.Env, m.ID) }
+
+func mountValue(m stages.Mount) string {
+	if m == (stages.Mount{}) {
+		return ""
+	}
+	return compact(m)
 }
 
 func (e *explainer) importOf(a, b stages.Import) {

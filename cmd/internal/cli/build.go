@@ -20,6 +20,7 @@ import (
 type buildOptions struct {
 	parallel       int
 	unsynchronized string
+	secrets, ssh   lines
 }
 
 // Words of --unsynchronized.
@@ -46,7 +47,10 @@ describes it, also when the build fails.`,
   cairn build backend site --stages-storage registry.example.com/shop/stages --output json
 
   # with files that are not committed yet
-  cairn build --dev`,
+  cairn build --dev
+
+  # with a secret and the keys of an SSH agent for the commands that mount them
+  cairn build --secret id=npm-token,src=$HOME/.npm-token --ssh default`,
 		ValidArgsFunction: a.completeImages(0),
 		PreRunE:           func(cmd *cobra.Command, _ []string) error { return o.check(cmd) },
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.build(cmd.Context(), o, args) },
@@ -54,6 +58,8 @@ describes it, also when the build fails.`,
 	f := cmd.Flags()
 	f.IntVar(&o.parallel, "parallel", 0, "`NUMBER` of stages that run at once on this host; 0 for as many as it has processors")
 	f.StringVar(&o.unsynchronized, "unsynchronized", unsynchronizedFail, "`WHAT` to do without a ledger: fail, or keep-local to build and publish nothing")
+	f.Var(&o.secrets, "secret", "a secret for the commands that mount it: `id=ID,src=FILE` or id=ID,env=VARIABLE; may be repeated, a variable has one on each line")
+	f.Var(&o.ssh, "ssh", "an SSH agent for the commands that mount it: `ID[=SOCKET]`, or ID=KEYFILE for an agent with that key; may be repeated, a variable has one on each line")
 	complete(cmd, "unsynchronized", unsynchronizedFail, unsynchronizedKeep)
 	return cmd
 }
@@ -69,6 +75,10 @@ func (o buildOptions) check(cmd *cobra.Command) error {
 }
 
 func (a *app) build(ctx context.Context, o buildOptions, images []string) error {
+	given, err := wire.ParseGiven(a.host, o.secrets, o.ssh)
+	if err != nil {
+		return err
+	}
 	p, st, err := a.open(ctx)
 	if err != nil {
 		return err
@@ -85,7 +95,7 @@ func (a *app) build(ctx context.Context, o buildOptions, images []string) error 
 	}
 	show := a.newProgress(ctx)
 	b := &wire.Builder{
-		Settings: a.settings, Host: a.host, Storages: st, Project: p,
+		Settings: a.settings, Host: a.host, Storages: st, Project: p, Given: given,
 		Parallel: o.parallel, Observer: show, KeepLocal: o.unsynchronized == unsynchronizedKeep,
 	}
 	// The work tree is looked at while the storage answers.

@@ -68,3 +68,24 @@ func (a *app) wantsJSON() bool {
 	}
 	return said == formatJSON
 }
+
+// lines are the values of a flag that may be repeated. A variable holds one on
+// each line. What they mean is checked later: an error here would show the
+// variable's value.
+type lines []string
+
+// Set implements [pflag.Value].
+func (l *lines) Set(s string) error {
+	for line := range strings.Lines(s) {
+		if line = strings.TrimSpace(line); line != "" {
+			*l = append(*l, line)
+		}
+	}
+	return nil
+}
+
+// String implements [pflag.Value].
+func (l *lines) String() string { return strings.Join(*l, "\n") }
+
+// Type implements [pflag.Value].
+func (l *lines) Type() string { return "lines" }

@@ -12,6 +12,7 @@ import (
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 	"github.com/cairnbuild/cairn/lock"
+	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/assemble"
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/stages/config"
@@ -257,7 +258,10 @@ func classifyBuild(err error) (int, string) {
 	var missing *engine.MissingPathError
 	var kept *build.KeptError
 	var lost *build.LostBlobError
+	var wanted *build.NotOfferedError
 	switch {
+	case errors.As(err, &wanted):
+		return exitUsage, offerHint(wanted.Mount)
 	case errors.As(err, &exit):
 		return exitCommand, exitHint(exit.Code)
 	case errors.As(err, &missing):
@@ -276,6 +280,14 @@ func classifyBuild(err error) (int, string) {
 		return exitKept, "run the build again when the cause is gone: nothing that was made is lost"
 	}
 	return 0, ""
+}
+
+// offerHint says how what a mount needs is given.
+func offerHint(m stages.Mount) string {
+	if m.Type == stages.MountSSH {
+		return fmt.Sprintf("give it with --ssh %s for the agent that SSH_AUTH_SOCK names, or --ssh %s=SOCKET or --ssh %s=KEYFILE", m.ID, m.ID, m.ID)
+	}
+	return fmt.Sprintf("give it with --secret id=%s,src=FILE or --secret id=%s,env=VARIABLE", m.ID, m.ID)
 }
 
 // exitHint explains the exit codes that shells give a meaning.

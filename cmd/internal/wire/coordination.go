@@ -94,17 +94,20 @@ func holder() string {
 }
 
 // Engine connects to the engine that the settings name, or to the host's own
-// daemon, which is started when none runs.
-func (s Settings) Engine(ctx context.Context, h Host) (*engine.Engine, error) {
+// daemon, which is started when none runs. What is given to commands goes through it.
+func (s Settings) Engine(ctx context.Context, h Host, g *Given) (*engine.Engine, error) {
+	agents, err := g.agentsOf()
+	if err != nil {
+		return nil, err
+	}
 	address := s.EngineAddress
 	if address == "" {
-		var err error
 		address, _, err = daemonctl.Ensure(ctx, daemonctl.Options{Paths: s.daemonPaths(h), Beside: h.Program})
 		if err != nil {
 			return nil, err
 		}
 	}
-	return engine.Dial(ctx, address, engine.Options{Now: h.Now, Proxy: proxy(h)})
+	return engine.Dial(ctx, address, engine.Options{Now: h.Now, Proxy: proxy(h), Secrets: g, Agents: agents})
 }
 
 // proxy hands the proxy variables of the environment to commands; both spellings are in use.
@@ -127,6 +130,7 @@ type Builder struct {
 	Host     Host
 	Storages *Storages
 	Project  *Project
+	Given    *Given
 	// Parallel, Observer and KeepLocal are those of build.Options.
 	Parallel  int
 	Observer  build.Observer
@@ -144,7 +148,7 @@ func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, e
 	if err != nil {
 		return nil, err
 	}
-	open := &opened{settings: b.Settings, host: b.Host}
+	open := &opened{settings: b.Settings, host: b.Host, given: b.Given}
 	defer func() { b.warn("close the ledger", open.close()) }()
 	rep, err = build.Run(ctx, build.Options{
 		Plan: p, Files: b.Project.Tree, Storage: st, Second: second,
@@ -153,7 +157,7 @@ func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, e
 		Ledger: func(ctx context.Context) (*synchronization.Ledger, error) {
 			return open.ledger(ctx, name, &b.Storages.asked)
 		},
-		Engine: open.engine,
+		Engine: open.engine, Offer: b.Given.Offer,
 		Counts: b.Storages.Counts, Now: b.Host.Now, Began: b.Host.Began,
 		Parallel: b.Parallel, Observer: b.Observer, KeepLocal: b.KeepLocal,
 	})
@@ -176,6 +180,7 @@ func (b *Builder) warn(what string, err error) {
 type opened struct {
 	settings Settings
 	host     Host
+	given    *Given
 	ledgers  []*ledger
 	engines  []*engine.Engine
 }
@@ -190,7 +195,7 @@ func (o *opened) ledger(ctx context.Context, project string, asked *atomic.Int64
 }
 
 func (o *opened) engine(ctx context.Context) (build.Engine, error) {
-	e, err := o.settings.Engine(ctx, o.host)
+	e, err := o.settings.Engine(ctx, o.host, o.given)
 	if err != nil {
 		return nil, err
 	}
