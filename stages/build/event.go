@@ -28,6 +28,7 @@ type Phase string
 
 // Phases of a stage, in their usual order.
 const (
+	PhaseLooking    Phase = "looking"    // the storage is asked whether it is there
 	PhaseWaiting    Phase = "waiting"    // another runner holds it
 	PhaseQueued     Phase = "queued"     // waits for a free slot or for what it is built upon
 	PhaseRunning    Phase = "running"    // commands run or layers are made

@@ -39,6 +39,7 @@ var errRestless = errors.New("the stage and what it stands on change again and a
 //  6. Read the entry, put the tag at once, read the tag.
 //  7. publishing{M} → published{M}.
 func (r *run) bring(ctx context.Context, n *node) error {
+	r.phase(n, PhaseLooking, "")
 	found, err := r.look(ctx, n, ResultCached)
 	if err != nil || found {
 		return err

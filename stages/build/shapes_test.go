@@ -186,7 +186,7 @@ func TestANextStageRunsWhileThisOneIsPushed(t *testing.T) {
 		})
 		_, err := h.run(t.Context(), p, nil)
 		must(t, err)
-		want := []build.Phase{build.PhaseQueued, build.PhaseRunning, build.PhasePushing, build.PhasePublishing, build.PhaseDone}
+		want := []build.Phase{build.PhaseLooking, build.PhaseQueued, build.PhaseRunning, build.PhasePushing, build.PhasePublishing, build.PhaseDone}
 		if got := h.events.phases("setup"); !slices.Equal(got, want) {
 			t.Errorf("phases %v, want %v", got, want)
 		}

@@ -46,6 +46,9 @@ type Options struct {
 	// Observe is called once for each request that was sent, when its answer has
 	// been read; from several goroutines.
 	Observe func(Exchange)
+	// RequestID makes the id of a request, which it carries as [HeaderRequestID], so
+	// that it can be found in the log of a server or a proxy; nil sends none.
+	RequestID func() string
 }
 
 // Retry bounds what is tried again. Zero fields have the defaults.
@@ -86,6 +89,9 @@ const (
 	KindRedirected Kind = "redirected"
 )
 
+// HeaderRequestID is the header with the id of a request.
+const HeaderRequestID = "X-Request-Id"
+
 // Exchange is one request that was sent, and its answer.
 type Exchange struct {
 	// Host is the host and port that was asked.
@@ -95,6 +101,14 @@ type Exchange struct {
 	Status int
 	// Sent and Received are bytes of bodies.
 	Sent, Received int64
+	// ID is what [Options].RequestID made.
+	ID string
+	// Path is what was asked for, without what may be secret: it has no query, ends
+	// before the name of an upload, and is empty for another host than the registry.
+	Path string
+	// Took is the time from sending to the end of the answer's body; 0 without
+	// [Options].Now.
+	Took time.Duration
 }
 
 func (o Options) withDefaults() (Options, error) {
@@ -121,6 +135,9 @@ func (o Options) withDefaults() (Options, error) {
 	}
 	if o.Observe == nil {
 		o.Observe = func(Exchange) {}
+	}
+	if o.RequestID == nil {
+		o.RequestID = func() string { return "" }
 	}
 	if o.Transport != nil {
 		return o, nil

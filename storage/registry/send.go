@@ -8,6 +8,7 @@ import (
 	"net/http"
 	"net/http/httptrace"
 	"net/url"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -57,14 +58,17 @@ func (h *host) send(ctx context.Context, r request) (*http.Response, error) {
 	w.timer = time.AfterFunc(h.o.Timeouts.Connect+h.o.Timeouts.Answer, w.expire)
 	body.watch = w
 
-	x := &exchange{seen: h.o.Observe, release: release, watch: w, sending: body}
-	x.Exchange = Exchange{Host: r.url.Host, Method: r.method, Kind: r.kind}
+	x := h.exchange(r)
+	x.release, x.watch, x.sending = release, w, body
 	req, err := h.request(httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
 		WroteHeaders: func() { x.sent.Store(true) },
 	}), r, body)
 	if err != nil {
 		x.end()
 		return nil, err
+	}
+	if x.ID != "" {
+		req.Header.Set(HeaderRequestID, x.ID)
 	}
 	resp, err := h.o.Transport.RoundTrip(req)
 	body.stop()
@@ -196,11 +200,37 @@ func (s *sending) failure() error {
 type exchange struct {
 	Exchange
 	seen    func(Exchange)
+	now     func() time.Time // nil where nobody tells the time
+	began   time.Time
 	release func()
 	watch   *watch
 	sending *sending
 	sent    atomic.Bool
 	once    sync.Once
+}
+
+// exchange begins the account of r.
+func (h *host) exchange(r request) *exchange {
+	x := &exchange{seen: h.o.Observe, now: h.o.Now}
+	x.Exchange = Exchange{Host: r.url.Host, Method: r.method, Kind: r.kind, ID: h.o.RequestID(), Path: shownPath(r)}
+	if x.now != nil {
+		x.began = x.now()
+	}
+	return x
+}
+
+// shownPath returns what of an address may be shown: whoever knows the name of an
+// upload may be able to go on with it, and elsewhere all of it may be signed.
+func shownPath(r request) string {
+	if r.kind == KindRedirected {
+		return ""
+	}
+	const uploads = "/blobs/uploads/"
+	path := r.url.Path
+	if i := strings.Index(path, uploads); i >= 0 {
+		path = path[:i+len(uploads)]
+	}
+	return path
 }
 
 func (x *exchange) answered(resp *http.Response, stream bool) {
@@ -221,6 +251,9 @@ func (x *exchange) end() {
 		x.watch.close()
 		x.release()
 		x.Sent = x.sending.count.Load()
+		if x.now != nil {
+			x.Took = x.now().Sub(x.began)
+		}
 		if x.sent.Load() {
 			x.seen(x.Exchange)
 		}

@@ -137,10 +137,11 @@ func TestBytesAreObserved(t *testing.T) {
 	if _, err := read(t, s, blobOf(b)); err != nil {
 		t.Fatal(err)
 	}
+	uploads, blob := "/v2/shop/stages/blobs/uploads/", "/v2/shop/stages/blobs/"+blobOf(b).Digest.String()
 	want := []Exchange{
-		{server.Address(), "POST", KindRegistry, 202, 0, 0},
-		{server.Address(), "PUT", KindRegistry, 201, 5000, 0},
-		{server.Address(), "GET", KindRegistry, 200, 0, 5000},
+		{Host: server.Address(), Method: "POST", Kind: KindRegistry, Status: 202, Path: uploads},
+		{Host: server.Address(), Method: "PUT", Kind: KindRegistry, Status: 201, Path: uploads, Sent: 5000},
+		{Host: server.Address(), Method: "GET", Kind: KindRegistry, Status: 200, Path: blob, Received: 5000},
 	}
 	if !slices.Equal(rec.exchanges, want) {
 		t.Errorf("observed %+v, want %+v", rec.exchanges, want)

@@ -20,6 +20,7 @@ import (
 type buildOptions struct {
 	parallel       int
 	unsynchronized string
+	reportFile     string
 	secrets, ssh   lines
 }
 
@@ -39,7 +40,8 @@ not built again: when nothing has changed, one request answers for all images an
 nothing is started.
 
 With --output json, standard output is one document as docs/report.schema.json
-describes it, also when the build fails.`,
+describes it, also when the build fails; --report-file writes the same to a file.
+docs/observability.md tells of traces, metrics and logs.`,
 		Example: `  # everything, into the storage of this host
   cairn build
 
@@ -60,6 +62,7 @@ describes it, also when the build fails.`,
 	f.StringVar(&o.unsynchronized, "unsynchronized", unsynchronizedFail, "`WHAT` to do without a ledger: fail, or keep-local to build and publish nothing")
 	f.Var(&o.secrets, "secret", "a secret for the commands that mount it: `id=ID,src=FILE` or id=ID,env=VARIABLE; may be repeated, a variable has one on each line")
 	f.Var(&o.ssh, "ssh", "an SSH agent for the commands that mount it: `ID[=SOCKET]`, or ID=KEYFILE for an agent with that key; may be repeated, a variable has one on each line")
+	f.StringVar(&o.reportFile, "report-file", "", "`FILE` that gets the build report as JSON, also when the build fails")
 	complete(cmd, "unsynchronized", unsynchronizedFail, unsynchronizedKeep)
 	return cmd
 }
@@ -75,20 +78,39 @@ func (o buildOptions) check(cmd *cobra.Command) error {
 }
 
 func (a *app) build(ctx context.Context, o buildOptions, images []string) error {
+	w := a.newWitness(ctx)
+	rep, err := a.runBuild(ctx, o, images, w)
+	if err == nil && len(rep.Kept) > 0 {
+		// It did what --unsynchronized told it, which is not what others can use.
+		err = &build.KeptError{Kept: rep.Kept, Err: errors.New("the ledger could not be reached")}
+	}
+	w.close(ctx, rep, err)
+	if failed := writeReport(ctx, o.reportFile, rep, err); failed != nil && err == nil {
+		err = failed
+	} else if failed != nil {
+		a.warnf("%v", failed)
+	}
+	return a.closeBuild(ctx, rep, err)
+}
+
+// runBuild plans and builds. The report is there when the run has begun.
+func (a *app) runBuild(ctx context.Context, o buildOptions, images []string, w *witness) (*build.Report, error) {
+	w.trace.Begin("plan")
 	given, err := wire.ParseGiven(a.host, o.secrets, o.ssh)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	p, st, err := a.open(ctx)
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer st.Close()
 	a.warnConfig(p.Config)
 	planned, err := p.Plan(ctx, st, images)
 	if err != nil {
-		return err
+		return nil, err
 	}
+	w.trace.Begin("look up")
 	a.warnUnpinned(planned)
 	if o.parallel == 0 {
 		o.parallel = runtime.NumCPU()
@@ -96,7 +118,7 @@ func (a *app) build(ctx context.Context, o buildOptions, images []string) error 
 	show := a.newProgress(ctx)
 	b := &wire.Builder{
 		Settings: a.settings, Host: a.host, Storages: st, Project: p, Given: given,
-		Parallel: o.parallel, Observer: show, KeepLocal: o.unsynchronized == unsynchronizedKeep,
+		Parallel: o.parallel, Observer: w.observer(show), KeepLocal: o.unsynchronized == unsynchronizedKeep,
 	}
 	// The work tree is looked at while the storage answers.
 	var dirty sync.WaitGroup
@@ -107,7 +129,7 @@ func (a *app) build(ctx context.Context, o buildOptions, images []string) error 
 	if err != nil {
 		err = explainFailure(p, planned, err)
 	}
-	return a.closeBuild(ctx, rep, err)
+	return rep, err
 }
 
 // buildDocument is the report of a build, with how it failed.
@@ -116,14 +138,20 @@ type buildDocument struct {
 	Error *failure `json:"error,omitempty"`
 }
 
+// documentOf is the report of a build that ended with err; rep may be nil.
+func documentOf(ctx context.Context, rep *build.Report, err error) buildDocument {
+	doc := buildDocument{Report: rep}
+	if err != nil {
+		f := failureOf(ctx, err)
+		doc.Error = &f
+	}
+	return doc
+}
+
 // closeBuild shows the report, also that of a failed run, and passes on how it ended.
 func (a *app) closeBuild(ctx context.Context, rep *build.Report, err error) error {
 	if rep == nil {
 		return err
-	}
-	if err == nil && len(rep.Kept) > 0 {
-		// It did what --unsynchronized told it, which is not what others can use.
-		err = &build.KeptError{Kept: rep.Kept, Err: errors.New("the ledger could not be reached")}
 	}
 	if err != nil {
 		a.showFailure(ctx, rep, err)
@@ -131,10 +159,9 @@ func (a *app) closeBuild(ctx context.Context, rep *build.Report, err error) erro
 		a.warnAlone(rep)
 	}
 	if a.output == formatJSON {
-		doc := buildDocument{Report: rep}
+		doc := documentOf(ctx, rep, err)
 		if err != nil {
-			f := failureOf(ctx, err)
-			doc.Error, err = &f, &reportedError{err}
+			err = &reportedError{err}
 		}
 		return errors.Join(err, writeJSON(a.Out, doc))
 	}

@@ -14,9 +14,8 @@ import (
 	"path/filepath"
 
 	"github.com/spf13/cobra"
-	"go.uber.org/zap"
-	"go.uber.org/zap/zapcore"
 
+	"github.com/cairnbuild/cairn/cmd/internal/telemetry"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 )
 
@@ -53,17 +52,16 @@ func Run(ctx context.Context, p Process) int {
 // app is what all commands share: global flags and the process's surroundings.
 type app struct {
 	Process
-	settings  wire.Settings
-	output    string
-	logFormat string
-	logLevel  string
-	host      wire.Host
+	settings wire.Settings
+	output   string
+	log      telemetry.LogOptions
+	host     wire.Host
 }
 
 // Words of --output and --log-format.
 const (
-	formatText = "text"
-	formatJSON = "json"
+	formatText = telemetry.FormatText
+	formatJSON = telemetry.FormatJSON
 )
 
 func (a *app) root() *cobra.Command {
@@ -111,8 +109,8 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.StringVar(&a.settings.CacheDir, "cache-dir", "", "`DIRECTORY` of :local stages with their ledger, and of results not yet published (default ~/.cache/cairn)")
 	f.StringVar(&a.settings.StateDir, "state-dir", "", "`DIRECTORY` of the local ledger of a registry, and of a daemon of its own (default ~/.local/state/cairn)")
 	f.StringVar(&a.output, "output", formatText, "`FORMAT` of the result: text or json")
-	f.StringVar(&a.logFormat, "log-format", formatText, "`FORMAT` of the log on standard error: text or json")
-	f.StringVar(&a.logLevel, "log-level", "warn", "`LEVEL` from which on the log is written: debug, info, warn or error")
+	f.StringVar(&a.log.Format, "log-format", formatText, "`FORMAT` of the log on standard error: text or json")
+	f.StringVar(&a.log.Level, "log-level", "warn", "`LEVEL` from which on the log is written: debug, info, warn or error")
 	complete(root, "output", formatText, formatJSON)
 	complete(root, "log-format", formatText, formatJSON)
 	complete(root, "log-level", "debug", "info", "warn", "error")
@@ -127,7 +125,7 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	if a.output != formatText && a.output != formatJSON {
 		return &usageError{cmd.CommandPath(), fmt.Errorf("--output %s: want text or json", a.output)}
 	}
-	log, err := a.logger()
+	log, err := a.log.Logger(a.Err)
 	if err != nil {
 		return &usageError{cmd.CommandPath(), err}
 	}
@@ -143,23 +141,6 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	}
 	a.settings.Dir, err = filepath.Abs(a.settings.Dir)
 	return err
-}
-
-func (a *app) logger() (*zap.Logger, error) {
-	level, err := zapcore.ParseLevel(a.logLevel)
-	if err != nil || level > zapcore.ErrorLevel {
-		return nil, fmt.Errorf("--log-level %s: want debug, info, warn or error", a.logLevel)
-	}
-	var enc zapcore.Encoder
-	switch a.logFormat {
-	case formatJSON:
-		enc = zapcore.NewJSONEncoder(zap.NewProductionEncoderConfig())
-	case formatText:
-		enc = zapcore.NewConsoleEncoder(zap.NewDevelopmentEncoderConfig())
-	default:
-		return nil, fmt.Errorf("--log-format %s: want text or json", a.logFormat)
-	}
-	return zap.New(zapcore.NewCore(enc, zapcore.AddSync(a.Err), level)), nil
 }
 
 // open reads the project and opens what reaches its storages; the caller closes that.

@@ -115,6 +115,9 @@ func (l *live) note(text string) {
 
 // Observe implements [build.Observer].
 func (l *live) Observe(e build.Event) {
+	if e.Phase == build.PhaseLooking {
+		return // most stages are there, which is no news
+	}
 	l.mu.Lock()
 	defer l.mu.Unlock()
 	r := l.row(e)

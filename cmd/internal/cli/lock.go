@@ -109,9 +109,10 @@ func newSalt(random io.Reader) (string, error) {
 	return hex.EncodeToString(b), nil
 }
 
-// replaceFile writes a file whole or not at all.
+// replaceFile writes a file whole or not at all: whoever reads it sees the old one
+// or the new one. Others than its user may read it.
 func replaceFile(path string, b []byte) error {
-	tmp, err := os.CreateTemp(filepath.Dir(path), ".cairn-lock-")
+	tmp, err := os.CreateTemp(filepath.Dir(path), ".cairn-")
 	if err != nil {
 		return err
 	}

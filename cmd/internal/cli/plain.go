@@ -58,7 +58,7 @@ func (p *plain) Observe(e build.Event) {
 		if !p.started[d].IsZero() {
 			p.line(e, "failed"+p.since(e))
 		}
-	case build.PhaseQueued, build.PhasePushing, build.PhasePublishing:
+	case build.PhaseLooking, build.PhaseQueued, build.PhasePushing, build.PhasePublishing:
 		// Of interest on a live row only.
 	}
 }

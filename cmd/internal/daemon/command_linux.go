@@ -14,6 +14,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
+	"github.com/cairnbuild/cairn/cmd/internal/telemetry"
 )
 
 // Main runs cairnd with its arguments and returns the exit code: one of those
@@ -58,6 +59,7 @@ func newCommand(version string, parsed func()) *cobra.Command {
 func serveCommand(version string, paths *daemonctl.Paths) *cobra.Command {
 	c := Config{Version: version}
 	var readyFD int
+	var log telemetry.LogOptions
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Serve builds until nobody needs it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -66,13 +68,16 @@ func serveCommand(version string, paths *daemonctl.Paths) *cobra.Command {
 				return err
 			}
 			c.Paths, c.Executable, c.Ready = *paths, exe, readyOn(readyFD)
-			c.Log = func(format string, args ...any) {
-				fmt.Fprintf(cmd.ErrOrStderr(), time.Now().UTC().Format(time.RFC3339)+" "+format+"\n", args...)
+			if c.Log, err = log.Logger(cmd.ErrOrStderr()); err != nil {
+				return err
 			}
 			return Serve(cmd.Context(), c)
 		},
 	}
 	cmd.Flags().DurationVar(&c.IdleTimeout, "idle-timeout", 10*time.Minute, "leave after this time without a connection; 0 for never")
+	cmd.Flags().StringVar(&c.MetricsAddress, "metrics-address", "", "loopback `ADDRESS` (127.0.0.1:9464) on which to serve /metrics, /healthz and /readyz besides the socket")
+	cmd.Flags().StringVar(&log.Format, "log-format", telemetry.FormatText, "`FORMAT` of the log on standard error: text or json")
+	cmd.Flags().StringVar(&log.Level, "log-level", "info", "`LEVEL` from which on the log is written: debug, info, warn or error")
 	engineFlags(cmd, &c.Network, &c.KeepBytes, &readyFD)
 	return cmd
 }

@@ -16,6 +16,9 @@ import (
 	"testing"
 	"time"
 
+	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
+
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
 )
 
@@ -294,15 +297,14 @@ func TestAStateDirectoryThatIsALinkOrAnothersIsRefused(t *testing.T) {
 }
 
 func TestAnEngineThatAlwaysDiesIsGivenUp(t *testing.T) {
-	var lines []string
-	s := newSupervisor(func(ctx context.Context) *exec.Cmd { return exec.CommandContext(ctx, "false") }, io.Discard, "/log",
-		func(format string, args ...any) { lines = append(lines, fmt.Sprintf(format, args...)) })
+	log, said := observer.New(zap.InfoLevel)
+	s := newSupervisor(func(ctx context.Context) *exec.Cmd { return exec.CommandContext(ctx, "false") }, io.Discard, "/log", zap.New(log))
 	err := s.run(t.Context())
 	if err == nil || !strings.Contains(err.Error(), "5 times in a row, its log is /log") {
 		t.Errorf("error is %v", err)
 	}
-	if len(lines) != maxCrashes-1 {
-		t.Errorf("the log is %q", lines)
+	if said.Len() != maxCrashes-1 {
+		t.Errorf("the log is %v", said.All())
 	}
 }
 

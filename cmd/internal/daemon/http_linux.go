@@ -1,18 +1,24 @@
 package daemon
 
 import (
+	"context"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
 	"net/http"
+	"net/netip"
 	"os"
+	"time"
 
-	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/promhttp"
 
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
 )
 
-// handler answers for health, metrics and status.
-func (d *daemon) handler() http.Handler {
+// readOnly answers for health and metrics: nothing that changes the daemon or
+// names paths of the host.
+func (d *daemon) readOnly() *http.ServeMux {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok\n") })
 	mux.HandleFunc("GET /readyz", func(w http.ResponseWriter, _ *http.Request) {
@@ -22,6 +28,14 @@ func (d *daemon) handler() http.Handler {
 		}
 		say(w, http.StatusOK, "ok\n")
 	})
+	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{}))
+	return mux
+}
+
+// handler answers to this user's own processes: for status, too, and it takes
+// accounts of builds.
+func (d *daemon) handler() http.Handler {
+	mux := d.readOnly()
 	mux.HandleFunc("GET "+daemonctl.StatusPath, func(w http.ResponseWriter, _ *http.Request) { d.sendStatus(w) })
 	mux.HandleFunc("POST "+daemonctl.HoldPath, func(w http.ResponseWriter, _ *http.Request) {
 		if !d.usage.hold() {
@@ -30,8 +44,58 @@ func (d *daemon) handler() http.Handler {
 		}
 		d.sendStatus(w)
 	})
-	mux.Handle("GET /metrics", promhttp.HandlerFor(d.metrics.registry, promhttp.HandlerOpts{}))
+	mux.HandleFunc("POST "+daemonctl.BuildsPath, d.countBuild)
 	return mux
+}
+
+// maxSummary bounds the account of one build, in bytes.
+const maxSummary = 4 << 20
+
+func (d *daemon) countBuild(w http.ResponseWriter, r *http.Request) {
+	var s daemonctl.BuildSummary
+	if err := json.NewDecoder(http.MaxBytesReader(w, r.Body, maxSummary)).Decode(&s); err != nil {
+		say(w, http.StatusBadRequest, "no account of a build\n")
+		return
+	}
+	if !d.metrics.builds.count(s) {
+		say(w, http.StatusBadRequest, "a number or a word in it cannot be\n")
+		return
+	}
+	w.WriteHeader(http.StatusNoContent)
+}
+
+// newServer returns a server that does not wait for slow clients for ever.
+func newServer(h http.Handler) *http.Server {
+	return &http.Server{Handler: h, ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second, WriteTimeout: 30 * time.Second}
+}
+
+// serve returns nil when the server is shut down.
+func serve(s *http.Server, l net.Listener) error {
+	if err := s.Serve(l); !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
+	return nil
+}
+
+// listenMetrics listens for whoever scrapes metrics; nil where no address is
+// given. Whatever is not loopback is refused: the server asks nobody who he is.
+func listenMetrics(ctx context.Context, address string) (net.Listener, error) {
+	if address == "" {
+		return nil, nil
+	}
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("--metrics-address: %w", err)
+	}
+	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.Unmap().IsLoopback()) {
+		return nil, fmt.Errorf("--metrics-address %s: only loopback is served, such as 127.0.0.1:9464; put a proxy that knows its callers before it", address)
+	}
+	var c net.ListenConfig
+	l, err := c.Listen(ctx, "tcp", address)
+	if err != nil {
+		return nil, fmt.Errorf("--metrics-address: %w", err)
+	}
+	return l, nil
 }
 
 // say writes an answer. That nobody listens any more is no error of ours.
@@ -54,37 +118,4 @@ func (d *daemon) status() daemonctl.Status {
 		Connections: active, Since: d.usage.since, IdleSeconds: idle.Seconds(),
 		Socket: d.config.Paths.Socket, State: d.config.Paths.State,
 	}
-}
-
-// metrics reads the daemon's counters when they are asked for.
-type metrics struct{ registry *prometheus.Registry }
-
-func newMetrics(d *daemon) *metrics {
-	r := prometheus.NewRegistry()
-	r.MustRegister(
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "cairnd_start_time_seconds", Help: "When the daemon started, in seconds since 1970.",
-		}, func() float64 { return float64(d.usage.since.Unix()) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "cairnd_connections", Help: "Connections to the BuildKit API that are open.",
-		}, func() float64 { active, _, _ := d.usage.counts(); return float64(active) }),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "cairnd_connections_total", Help: "Connections to the BuildKit API since the start.",
-		}, func() float64 { _, total, _ := d.usage.counts(); return float64(total) }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "cairnd_idle_seconds", Help: "How long there has been no connection.",
-		}, func() float64 { _, _, idle := d.usage.counts(); return idle.Seconds() }),
-		prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-			Name: "cairnd_engine_ready", Help: "1 when the engine takes work, else 0.",
-		}, func() float64 {
-			if _, ready, _ := d.engine.state(); ready {
-				return 1
-			}
-			return 0
-		}),
-		prometheus.NewCounterFunc(prometheus.CounterOpts{
-			Name: "cairnd_engine_restarts_total", Help: "How often the engine was started again after it had ended.",
-		}, func() float64 { _, _, restarts := d.engine.state(); return float64(restarts) }),
-	)
-	return &metrics{registry: r}
 }

@@ -7,6 +7,8 @@ import (
 	"net"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // engineWait is how long a connection waits for an engine.
@@ -41,7 +43,7 @@ func (d *daemon) connect(ctx context.Context, c net.Conn) {
 	defer c.Close()
 	e, err := d.dialEngine(ctx)
 	if err != nil {
-		d.config.Log("a connection finds no engine: %v", err)
+		d.config.Log.Error("a connection finds no engine", zap.Error(err))
 		return
 	}
 	defer e.Close()

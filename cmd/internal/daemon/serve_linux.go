@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +13,7 @@ import (
 
 	"github.com/gofrs/flock"
 	"github.com/moby/sys/userns"
+	"go.uber.org/zap"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
@@ -35,8 +35,11 @@ type Config struct {
 	Executable string
 	// Ready is called once, when the engine takes work.
 	Ready func()
-	// Log takes one line for people.
-	Log func(format string, args ...any)
+	// MetricsAddress is a loopback address on which health and metrics are served
+	// over TCP, for a Prometheus that cannot read the socket; may be empty.
+	MetricsAddress string
+	// Log is the daemon's own; the engine has another one.
+	Log *zap.Logger
 }
 
 // ErrRunning says that another daemon serves the state directory.
@@ -79,7 +82,7 @@ func Serve(ctx context.Context, c Config) error {
 	d.metrics = newMetrics(d)
 	err = d.run(ctx)
 	if errors.Is(err, errIdle) {
-		c.Log("leaving: no connection for %v", c.IdleTimeout)
+		c.Log.Info("leaving: nobody has connected", zap.Duration("idle", c.IdleTimeout))
 		return nil
 	}
 	return err
@@ -145,6 +148,10 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	defer web.Close()
+	open, err := listenMetrics(ctx, d.config.MetricsAddress)
+	if err != nil {
+		return err
+	}
 
 	// The engine outlives ctx by the time that its connections are given to end.
 	engineCtx, stopEngine := context.WithCancel(context.WithoutCancel(ctx))
@@ -152,13 +159,12 @@ func (d *daemon) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.engine.run(engineCtx) })
 	g.Go(func() error { return d.proxy(engineCtx, api) })
-	server := &http.Server{Handler: d.handler(), ReadHeaderTimeout: 10 * time.Second}
-	g.Go(func() error {
-		if err := server.Serve(web); !errors.Is(err, http.ErrServerClosed) {
-			return err
-		}
-		return nil
-	})
+	server := newServer(d.handler())
+	g.Go(func() error { return serve(server, web) })
+	public := newServer(d.readOnly())
+	if open != nil {
+		g.Go(func() error { return serve(public, open) })
+	}
 	g.Go(func() error { return d.usage.awaitIdle(ctx, d.config.IdleTimeout) })
 	g.Go(func() error {
 		if _, err := d.engine.awaitReady(ctx); err == nil && d.config.Ready != nil {
@@ -172,7 +178,8 @@ func (d *daemon) run(ctx context.Context) error {
 		_ = api.Close() // no new connections; proxy sees it
 		drained := d.usage.drained(engineCtx, drainTime)
 		stopEngine()
-		return errors.Join(drained, server.Shutdown(context.WithoutCancel(engineCtx)))
+		last := context.WithoutCancel(engineCtx)
+		return errors.Join(drained, server.Shutdown(last), public.Shutdown(last))
 	})
 	return g.Wait()
 }

@@ -10,6 +10,8 @@ import (
 	"runtime"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 const (
@@ -27,7 +29,7 @@ type supervisor struct {
 	command func(context.Context) *exec.Cmd
 	output  io.Writer
 	logPath string
-	log     func(format string, args ...any)
+	log     *zap.Logger
 
 	mu     sync.Mutex
 	pid    int
@@ -38,7 +40,7 @@ type supervisor struct {
 	ready, ended chan struct{}
 }
 
-func newSupervisor(command func(context.Context) *exec.Cmd, output io.Writer, logPath string, log func(string, ...any)) *supervisor {
+func newSupervisor(command func(context.Context) *exec.Cmd, output io.Writer, logPath string, log *zap.Logger) *supervisor {
 	return &supervisor{command: command, output: output, logPath: logPath, log: log, ready: make(chan struct{}), ended: make(chan struct{})}
 }
 
@@ -86,7 +88,7 @@ func (s *supervisor) run(ctx context.Context) error {
 		if crashes++; crashes == maxCrashes {
 			return fmt.Errorf("the engine has ended %d times in a row, its log is %s: %w", crashes, s.logPath, err)
 		}
-		s.log("the engine has ended and is started again in %v: %v", backoff, err)
+		s.log.Error("the engine has ended and is started again", zap.Duration("in", backoff), zap.Error(err))
 		select {
 		case <-time.After(backoff):
 		case <-ctx.Done():

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"net/http"
 	"time"
@@ -77,21 +78,10 @@ func Ask(ctx context.Context, p Paths) (Status, error) {
 }
 
 func ask(ctx context.Context, p Paths, method, path string) (Status, error) {
-	c := &http.Client{Transport: &http.Transport{
-		DisableKeepAlives: true,
-		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
-			var d net.Dialer
-			return d.DialContext(ctx, "unix", p.HTTP())
-		},
-	}}
 	var s Status
-	req, err := http.NewRequestWithContext(ctx, method, "http://cairnd"+path, nil)
+	res, err := send(ctx, p, method, path, nil)
 	if err != nil {
 		return s, err
-	}
-	res, err := c.Do(req)
-	if err != nil {
-		return s, fmt.Errorf("%w: %w", ErrNotRunning, err)
 	}
 	defer res.Body.Close()
 	switch res.StatusCode {
@@ -108,4 +98,24 @@ func ask(ctx context.Context, p Paths, method, path string) (Status, error) {
 		return s, &ProtocolError{Running: s}
 	}
 	return s, nil
+}
+
+// send sends a request to the daemon's HTTP socket. The caller closes the answer's body.
+func send(ctx context.Context, p Paths, method, path string, body io.Reader) (*http.Response, error) {
+	c := &http.Client{Transport: &http.Transport{
+		DisableKeepAlives: true,
+		DialContext: func(ctx context.Context, _, _ string) (net.Conn, error) {
+			var d net.Dialer
+			return d.DialContext(ctx, "unix", p.HTTP())
+		},
+	}}
+	req, err := http.NewRequestWithContext(ctx, method, "http://cairnd"+path, body)
+	if err != nil {
+		return nil, err
+	}
+	res, err := c.Do(req)
+	if err != nil {
+		return nil, fmt.Errorf("%w: %w", ErrNotRunning, err)
+	}
+	return res, nil
 }

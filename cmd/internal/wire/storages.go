@@ -41,12 +41,13 @@ func NewStorages(s Settings, h Host) (*Storages, error) {
 	var err error
 	st.client, err = registry.NewClient(registry.Options{
 		CAFile: s.RegistryCA, UserAgent: "cairn/" + h.Version, Now: h.Now, Jitter: rand.Float64,
-		Logger: h.Log, Observe: st.observe,
+		Logger: h.Log, Observe: st.observe, RequestID: h.requestIDs(),
 	})
 	return st, err
 }
 
 func (st *Storages) observe(e registry.Exchange) {
+	logExchange(st.host.Log, e)
 	if e.Kind != registry.KindAuth {
 		st.requests.Add(1)
 	}

@@ -3,6 +3,7 @@ package wire
 import (
 	"context"
 	"fmt"
+	"net/http"
 	"os"
 	"path/filepath"
 	"strings"
@@ -138,6 +139,9 @@ func openCluster(ctx context.Context, h Host, address string) (synchronization.B
 	if err != nil {
 		return nil, 0, &NoClusterError{Address: address, Err: err}
 	}
+	config.Wrap(func(next http.RoundTripper) http.RoundTripper {
+		return &audited{next: next, id: h.requestIDs(), now: h.Now, log: h.Log}
+	})
 	b, err := kubernetes.Open(ctx, kubernetes.Options{
 		Config: config, Namespace: a.Namespace, UserAgent: "cairn/" + h.Version, Now: h.Now,
 	})
