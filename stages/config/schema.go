@@ -55,7 +55,8 @@ A project is described by one file with several YAML documents: first the projec
 for each image, divided by lines ` + "`---`" + `. Unknown keys, wrong types and keys that stand twice are errors; all errors
 are reported at once, each with its file, line and column. YAML anchors and merge keys (` + "`<<`" + `) work inside one document.
 
-Submodules and files of Git LFS are refused for now: a mapping that holds one fails. Leave them out with ` + "`excludePaths`" + `.
+Files of submodules stand at their paths below the submodule, files of Git LFS have their contents; a clone that lacks
+them is told what to fetch, unless ` + "`excludePaths`" + ` leaves them out. See [concepts](../concepts.md#submodules-and-git-lfs).
 
 The file's schema for editors is [cairn.schema.json](../cairn.schema.json); it describes one document.
 

@@ -283,11 +283,18 @@ func placed(files Lister, s *stages.Stage) ([]placedFile, error) {
 			if f.Path != "" {
 				path = joinPath(set.To, f.Path)
 			}
-			out = append(out, placedFile{path, fmt.Sprintf("%s %s%s", f.Mode, f.Object, owned(set))})
+			out = append(out, placedFile{path, fmt.Sprintf("%s %s%s%s", f.Mode, f.Object, filter(f), owned(set))})
 		}
 	}
 	slices.SortFunc(out, func(a, b placedFile) int { return bytes.Compare([]byte(a.path), []byte(b.path)) })
 	return out, nil
+}
+
+func filter(f source.File) string {
+	if f.LFS {
+		return " of Git LFS"
+	}
+	return ""
 }
 
 func owned(f stages.FileSet) string {

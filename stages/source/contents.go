@@ -13,37 +13,26 @@ import (
 	"io"
 	"strconv"
 	"strings"
-
-	"golang.org/x/sync/errgroup"
 )
 
-const (
-	// lfsPointer begins the blob that stands in git for a file of Git LFS; see
-	// https://github.com/git-lfs/git-lfs/blob/main/docs/spec.md.
-	lfsPointer = "version https://git-lfs.github.com/spec/v1"
-	// lfsPointerMax is the size below which that specification has pointers stay.
-	lfsPointerMax = 1024
-	// maxTarget bounds the target of a symbolic link, in bytes.
-	maxTarget = 4096
-)
+// maxTarget bounds the target of a symbolic link, in bytes.
+const maxTarget = 4096
+
+// consumer takes the content of a file, whose size is in bytes.
+type consumer = func(f File, size int64, r io.Reader) error
 
 // Contents calls fn with the content of each file in order; a symbolic link's
-// content is its target. What fn does not read is skipped. Contents are checked
-// against their object ids: an error that is found at the end of a file comes
-// after its fn, so that only a call without error makes the bytes good.
+// content is its target, and that of a file of Git LFS what its pointer names.
+// What fn does not read is skipped. Contents are checked against their object
+// ids, those of Git LFS against their pointers: an error that is found at the end
+// of a file comes after its fn, so that only a call without error makes the bytes
+// good.
 //
-// Errors: those of fn, [ErrLFSPointer], [ErrSubmodule], [ErrCorrupt], [ErrChanged].
+// Errors: those of fn, [ErrLFSPointer], [ErrLFSMissing], [ErrSubmodule],
+// [ErrCorrupt], [ErrChanged].
 func (t *Tree) Contents(ctx context.Context, files []File, fn func(f File, size int64, r io.Reader) error) error {
-	return t.batch(ctx, "--batch", files, func(out *bufio.Reader) error {
-		for _, f := range files {
-			if err := ctx.Err(); err != nil {
-				return err
-			}
-			if err := t.content(f, out, fn); err != nil {
-				return err
-			}
-		}
-		return nil
+	return t.each(ctx, "--batch", files, func(f File, o *origin, out *bufio.Reader) error {
+		return o.content(ctx, f, out, fn)
 	})
 }
 
@@ -51,81 +40,127 @@ func (t *Tree) Contents(ctx context.Context, files []File, fn func(f File, size 
 // reading them.
 func (t *Tree) Sizes(ctx context.Context, files []File) ([]int64, error) {
 	sizes := make([]int64, 0, len(files))
-	err := t.batch(ctx, "--batch-check", files, func(out *bufio.Reader) error {
-		for _, f := range files {
-			d, ok := t.onDisk[f.Object]
-			size := d.size
-			if !ok {
-				var err error
-				if size, err = batchHeader(out, f); err != nil {
-					return err
-				}
+	var small []int // those that can be pointers
+	err := t.each(ctx, "--batch-check", files, func(f File, o *origin, out *bufio.Reader) error {
+		d, ok := o.disk(f)
+		size := d.size
+		if !ok {
+			var err error
+			if size, err = batchHeader(out, f); err != nil {
+				return err
 			}
-			sizes = append(sizes, size)
 		}
+		if f.LFS && d.oid == "" && size < lfsPointerMax {
+			small = append(small, len(sizes))
+		}
+		sizes = append(sizes, size)
 		return nil
 	})
-	if err != nil {
-		return nil, err
+	if err != nil || len(small) == 0 {
+		return sizes, err
 	}
-	return sizes, nil
+	return sizes, t.pointedSizes(ctx, files, small, sizes)
 }
 
-// batch asks one "git cat-file" for the objects of files that git has, and has
-// read take its answers.
-func (t *Tree) batch(ctx context.Context, mode string, files []File, read func(*bufio.Reader) error) error {
-	var ask []string
+// pointedSizes corrects the sizes of those files that are pointers.
+func (t *Tree) pointedSizes(ctx context.Context, files []File, small []int, sizes []int64) error {
+	blobs := make([]File, len(small))
+	for n, i := range small {
+		blobs[n] = files[i]
+		blobs[n].LFS = false // the blob itself is wanted
+	}
+	n := 0
+	return t.Contents(ctx, blobs, func(_ File, _ int64, r io.Reader) error {
+		i := small[n]
+		n++
+		b, err := io.ReadAll(r)
+		if err != nil {
+			return err
+		}
+		p, ok, err := pointed(files[i], b)
+		if ok {
+			sizes[i] = p.size
+		}
+		return err
+	})
+}
+
+// originOf returns where a file's content is.
+func (t *Tree) originOf(f File) *origin {
+	if f.from != nil {
+		return f.from
+	}
+	return t.files.origins[0]
+}
+
+// each calls fn for each file in order. Where git has the content, out begins
+// with the answer of "git cat-file" in that mode; there is one such process for
+// each repository that the files come from.
+func (t *Tree) each(ctx context.Context, mode string, files []File, fn func(f File, o *origin, out *bufio.Reader) error) error {
+	ask := make(map[*origin][]string)
 	for _, f := range files {
 		if f.Mode == ModeSubmodule {
-			return submoduleError(f.Path)
+			return submoduleError(f.label())
 		}
-		if _, ok := t.onDisk[f.Object]; !ok {
-			ask = append(ask, f.Object)
+		o := t.originOf(f)
+		if _, ok := o.disk(f); !ok {
+			ask[o] = append(ask[o], f.Object)
 		}
-	}
-	if len(ask) == 0 {
-		return read(bufio.NewReader(strings.NewReader("")))
 	}
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	cmd, stderr := t.repo.git.command(ctx, "cat-file", mode, "--buffer")
-	in, err := cmd.StdinPipe()
-	if err != nil {
-		return err
+	running := make(map[*origin]*answers)
+	failed, err := t.eachOf(ctx, mode, files, ask, running, fn)
+	if err == nil {
+		return nil
 	}
-	out, err := cmd.StdoutPipe()
-	if err != nil {
-		return err
+	cancel()
+	for _, a := range running {
+		// They were cut off: what they say of that is of no interest.
+		_ = a.wait(ctx)
 	}
-	if err := cmd.Start(); err != nil {
-		return gitError(ctx, "cat-file", err, stderr)
+	if failed != nil {
+		return corruptAnswer(err, failed.stderr)
 	}
-	var feeder errgroup.Group
-	feeder.Go(func() error { return feed(in, ask) })
-	readErr := read(bufio.NewReaderSize(out, 64<<10))
-	if readErr != nil {
-		cancel()
-	}
-	feedErr := feeder.Wait()
-	waitErr := cmd.Wait()
-	if readErr != nil {
-		return corruptAnswer(readErr, stderr)
-	}
-	if waitErr != nil {
-		return gitError(ctx, "cat-file", waitErr, stderr)
-	}
-	return feedErr
+	return err
 }
 
-// feed writes the ids, one a line, and closes the pipe.
-func feed(in io.WriteCloser, ids []string) error {
-	w := bufio.NewWriterSize(in, 32<<10)
-	for _, id := range ids {
-		if _, err := w.WriteString(id + "\n"); err != nil {
-			return errors.Join(err, in.Close())
+// eachOf is each without the end of what is running when it fails. It returns
+// the answers that are to blame.
+func (t *Tree) eachOf(ctx context.Context, mode string, files []File, ask map[*origin][]string, running map[*origin]*answers,
+	fn func(File, *origin, *bufio.Reader) error,
+) (*answers, error) {
+	for _, f := range files {
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+		o := t.originOf(f)
+		if _, ok := o.disk(f); ok {
+			if err := fn(f, o, nil); err != nil {
+				return nil, err
+			}
+			continue
+		}
+		a := running[o]
+		if a == nil {
+			var err error
+			if a, err = o.ask(ctx, mode, ask[o]); err != nil {
+				return nil, err
+			}
+			running[o] = a
+		}
+		if err := fn(f, o, a.out); err != nil {
+			return a, err
+		}
+		if a.left--; a.left > 0 {
+			continue
+		}
+		delete(running, o)
+		if err := a.wait(ctx); err != nil {
+			return nil, err
 		}
 	}
-	return errors.Join(w.Flush(), in.Close())
+	return nil, nil
 }
 
 // corruptAnswer adds git's own words to an answer that ended early.
@@ -159,21 +194,21 @@ func batchHeader(out *bufio.Reader, f File) (int64, error) {
 
 func corruptFile(f File, err error) error {
 	return &Error{
-		Op: "read object", Subject: fmt.Sprintf("%s of %q", f.Object, f.Path), Class: ErrCorrupt, Err: err,
+		Op: "read object", Subject: fmt.Sprintf("%s of %q", f.Object, f.label()), Class: ErrCorrupt, Err: err,
 		Hint: "run git fsck; a fresh clone mends it",
 	}
 }
 
 // content gives one file to fn, from git's answer or from the work tree.
-func (t *Tree) content(f File, out *bufio.Reader, fn func(File, int64, io.Reader) error) error {
-	if d, ok := t.onDisk[f.Object]; ok {
-		return t.diskContent(f, d, fn)
+func (o *origin) content(ctx context.Context, f File, out *bufio.Reader, fn consumer) error {
+	if d, ok := o.disk(f); ok {
+		return o.diskContent(ctx, f, d, fn)
 	}
 	size, err := batchHeader(out, f)
 	if err != nil {
 		return err
 	}
-	if err := t.checked(f, size, out, fn); err != nil {
+	if err := o.blob(ctx, f, size, out, fn); err != nil {
 		return err
 	}
 	if end, err := out.ReadByte(); err != nil || end != '\n' {
@@ -182,23 +217,36 @@ func (t *Tree) content(f File, out *bufio.Reader, fn func(File, int64, io.Reader
 	return nil
 }
 
+// blob gives the next size bytes of r to fn, or what they point to.
+func (o *origin) blob(ctx context.Context, f File, size int64, r io.Reader, fn consumer) error {
+	if !f.LFS || size >= lfsPointerMax {
+		return o.checked(f, size, r, fn)
+	}
+	var small []byte
+	err := o.checked(f, size, r, func(_ File, _ int64, r io.Reader) (err error) {
+		small, err = io.ReadAll(r)
+		return err
+	})
+	if err != nil {
+		return err
+	}
+	p, ok, err := pointed(f, small)
+	switch {
+	case err != nil:
+		return err
+	case ok:
+		return o.lfsContent(ctx, f, p, fn)
+	default:
+		return fn(f, size, bytes.NewReader(small))
+	}
+}
+
 // checked gives the next size bytes of r to fn and compares them with the id.
-func (t *Tree) checked(f File, size int64, r io.Reader, fn func(File, int64, io.Reader) error) error {
-	h := newObjectHash(t.files.idLen, size)
+func (o *origin) checked(f File, size int64, r io.Reader, fn consumer) error {
+	h := newObjectHash(o.idLen, size)
 	limited := &io.LimitedReader{R: r, N: size}
 	body := io.TeeReader(limited, h)
-	var head io.Reader = body
-	if f.Mode != ModeSymlink && size < lfsPointerMax {
-		small, err := io.ReadAll(body)
-		if err != nil {
-			return corruptFile(f, err)
-		}
-		if bytes.HasPrefix(small, []byte(lfsPointer)) {
-			return lfsError(f)
-		}
-		head = bytes.NewReader(small)
-	}
-	if err := fn(f, size, head); err != nil {
+	if err := fn(f, size, body); err != nil {
 		return err
 	}
 	if _, err := io.Copy(io.Discard, body); err != nil {
@@ -211,13 +259,6 @@ func (t *Tree) checked(f File, size int64, r io.Reader, fn func(File, int64, io.
 		return corruptFile(f, errors.New("the content has another id"))
 	}
 	return nil
-}
-
-func lfsError(f File) error {
-	return &Error{
-		Op: "read", Subject: fmt.Sprintf("%q", f.Path), Class: ErrLFSPointer,
-		Hint: "exclude it with excludePaths, or commit the content itself",
-	}
 }
 
 // newObjectHash returns the hash that becomes a blob's id once its content has

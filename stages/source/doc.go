@@ -8,6 +8,9 @@
 // of the machine enters an identity: no time, no path of the work tree, no
 // history, and a shallow clone is as good as a full one.
 //
+// The files of submodules stand in the list at their paths, those of Git LFS have
+// the contents that their pointers name; both are read from what the clone has.
+//
 // Git runs as a child process in an environment of its own: without variables
 // that would point it at another repository, without prompts, hooks, file
 // system monitors or content filters. Objects that a partial clone has not

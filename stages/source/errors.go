@@ -29,10 +29,12 @@ var (
 	ErrNoSuchPath = errors.New("no such path in the git tree")
 	// ErrPattern: a glob is malformed.
 	ErrPattern = errors.New("malformed glob")
-	// ErrSubmodule: a selection holds a submodule.
-	ErrSubmodule = errors.New("submodules are not supported yet by this version")
-	// ErrLFSPointer: a file is a pointer to Git LFS content.
-	ErrLFSPointer = errors.New("Git LFS is not supported yet by this version")
+	// ErrSubmodule: a selection holds a submodule whose files are not here.
+	ErrSubmodule = errors.New("the submodule's files are not available")
+	// ErrLFSPointer: a file of Git LFS is no valid pointer.
+	ErrLFSPointer = errors.New("malformed Git LFS pointer")
+	// ErrLFSMissing: the local store of Git LFS lacks a content.
+	ErrLFSMissing = errors.New("the content is not in the local Git LFS store")
 	// ErrNotRegular: the path is no regular file.
 	ErrNotRegular = errors.New("not a regular file")
 	// ErrTooLarge: a file or a tree is larger than the limits of this package.

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"math"
+	"slices"
 	"strings"
 )
 
@@ -64,6 +65,14 @@ type listing struct {
 	modes []Mode
 	ids   []byte // idLen bytes each
 	idLen int
+	// lfs are the files that attributes give to Git LFS; nil for none.
+	lfs bitset
+	// origins are the repositories that the files come from, and from says which
+	// one a file does; nil where all come from the first.
+	origins []*origin
+	from    []uint32
+	// absent has the reason for each submodule whose files are not listed.
+	absent map[int]error
 }
 
 func (l *listing) len() int { return len(l.modes) }
@@ -75,6 +84,29 @@ func (l *listing) path(i int) string {
 		begin = l.ends[i-1]
 	}
 	return l.arena[begin:l.ends[i]]
+}
+
+// hexID returns the object id of file i in hexadecimal digits.
+func (l *listing) hexID(i int) string { return hex.EncodeToString(l.id(i)) }
+
+// isLFS reports whether file i belongs to Git LFS, as far as attributes say.
+func (l *listing) isLFS(i int) bool { return l.lfs != nil && l.lfs.has(i) }
+
+// origin returns where file i comes from; nil in a listing that has no contents.
+func (l *listing) origin(i int) *origin {
+	switch {
+	case len(l.origins) == 0:
+		return nil
+	case l.from == nil:
+		return l.origins[0]
+	default:
+		return l.origins[l.from[i]]
+	}
+}
+
+// entry returns file i, to be known by path.
+func (l *listing) entry(i int, path string) File {
+	return File{Path: path, Mode: l.modes[i], Object: l.hexID(i), LFS: l.isLFS(i), name: l.path(i), from: l.origin(i)}
 }
 
 func (l *listing) id(i int) []byte { return l.ids[i*l.idLen : (i+1)*l.idLen] }
@@ -110,6 +142,85 @@ func (b *builder) add(path string, mode Mode, id []byte) error {
 func (b *builder) finish() *listing {
 	b.arena = b.paths.String()
 	return &b.listing
+}
+
+// merge returns l with what was found out about its submodules.
+func merge(l *listing, subs []submodule) (*listing, error) {
+	m := &merger{newBuilder(l.idLen)}
+	size, lfs := l.len(), l.lfs != nil
+	for _, s := range subs {
+		if s.files != nil {
+			size += s.files.len()
+			lfs = lfs || s.files.lfs != nil
+		}
+	}
+	m.origins = append(m.origins, l.origins...)
+	m.from = make([]uint32, 0, size)
+	m.absent = make(map[int]error)
+	if lfs {
+		m.lfs = newBitset(size)
+	}
+	// "sub/x" does not stand where "sub" does: "sub-x" is between the two.
+	slices.SortFunc(subs, func(a, b submodule) int { return strings.Compare(l.path(a.index)+"/", l.path(b.index)+"/") })
+	links := make(map[int]*submodule, len(subs))
+	for i := range subs {
+		links[subs[i].index] = &subs[i]
+	}
+	for i := range l.len() {
+		for len(subs) > 0 && l.path(subs[0].index)+"/" < l.path(i) {
+			if err := m.addBelow(l.path(subs[0].index), subs[0].files); err != nil {
+				return nil, err
+			}
+			subs = subs[1:]
+		}
+		if s := links[i]; s != nil && s.files != nil {
+			continue
+		} else if s != nil {
+			m.absent[m.len()] = s.why
+		}
+		if err := m.addFile(l.path(i), l, i, 0); err != nil {
+			return nil, err
+		}
+	}
+	for _, s := range subs {
+		if err := m.addBelow(l.path(s.index), s.files); err != nil {
+			return nil, err
+		}
+	}
+	return m.finish(), nil
+}
+
+// merger makes one listing of several.
+type merger struct{ *builder }
+
+// addBelow appends the files of a submodule at path; nil adds nothing.
+func (m *merger) addBelow(path string, l *listing) error {
+	if l == nil {
+		return nil
+	}
+	base := uint32(len(m.origins))
+	m.origins = append(m.origins, l.origins...)
+	for i := range l.len() {
+		if why, ok := l.absent[i]; ok {
+			m.absent[m.len()] = why
+		}
+		if err := m.addFile(path+"/"+l.path(i), l, i, base); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// addFile appends file i of l, whose origins begin at base.
+func (m *merger) addFile(path string, l *listing, i int, base uint32) error {
+	if l.isLFS(i) {
+		m.lfs.set(m.len())
+	}
+	if l.from != nil {
+		base += l.from[i]
+	}
+	m.from = append(m.from, base)
+	return m.add(path, l.modes[i], l.id(i))
 }
 
 // checkPath refuses what git itself never writes into a tree, but a crafted

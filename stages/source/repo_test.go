@@ -182,8 +182,8 @@ func TestIdentityIsTheSameEverywhere(t *testing.T) {
 		if got := identity(t, tree, everything()); got != want {
 			t.Errorf("%s: identity %s, want %s", name, got, want)
 		}
-		if len(tree.onDisk) > 0 {
-			t.Errorf("%s: a clean work tree reads %v from disk", name, tree.onDisk)
+		if onDisk := tree.files.origins[0].onDisk; len(onDisk) > 0 {
+			t.Errorf("%s: a clean work tree reads %v from disk", name, onDisk)
 		}
 	}
 	if changes, err := bare.open().Dirty(t.Context()); err != nil || changes != nil {
@@ -415,6 +415,7 @@ func TestCorruptObjectsAreNamed(t *testing.T) {
 
 func TestReadAndGlob(t *testing.T) {
 	r := oddRepo(t)
+	r.write(".gitattributes", "pointer filter=lfs\n")
 	r.write("pointer", lfsPointer+"\noid sha256:00\nsize 1\n")
 	r.write("conf/a.yaml", "")
 	r.write("conf/sub/b.yaml", "")

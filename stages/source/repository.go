@@ -21,6 +21,9 @@ type Repository struct {
 	idLen    int // bytes of an object id: 20 or 32
 	shallow  bool
 	workTree bool
+	// disk is where the work tree has what is listed, "" without one.
+	disk string
+	at   place
 }
 
 // Open finds the repository of the project in dir, which may be any directory
@@ -68,6 +71,9 @@ func parseRepository(g git, out string) (*Repository, bool) {
 		return nil, false
 	}
 	r.prefix = strings.TrimSuffix(strings.TrimSuffix(lines[3], "\n"), "/")
+	if r.workTree {
+		r.disk = g.dir
+	}
 	return r, true
 }
 
@@ -169,15 +175,36 @@ func (r *Repository) Commit(ctx context.Context, rev string) (*Tree, error) {
 			}
 		}
 	}
-	var l *listing
-	err = r.git.stream(ctx, func(out io.Reader) (err error) {
-		l, err = parseTree(out, r.idLen)
-		return err
-	}, "ls-tree", "-r", "-z", "--full-tree", treeish)
+	l, err := r.list(ctx, id, treeish)
 	if err != nil {
 		return nil, r.treeError(rev, err)
 	}
 	return newTree(r, id, l), nil
+}
+
+// list lists a tree of a commit, submodules included.
+func (r *Repository) list(ctx context.Context, commit, treeish string) (*listing, error) {
+	var l *listing
+	err := r.git.stream(ctx, func(out io.Reader) (err error) {
+		l, err = parseTree(out, r.idLen)
+		return err
+	}, "ls-tree", "-r", "-z", "--full-tree", treeish)
+	if err != nil {
+		return nil, err
+	}
+	l.origins = []*origin{r.origin()}
+	above, err := r.attributesAbove(ctx, l, commit)
+	if err != nil {
+		return nil, err
+	}
+	if err := l.markLFS(ctx, r.prefix, above); err != nil {
+		return nil, err
+	}
+	return graft(ctx, l, r.committed(ctx, commit))
+}
+
+func (r *Repository) origin() *origin {
+	return &origin{git: r.git, idLen: r.idLen, at: r.at, dir: r.disk, onDisk: make(map[diskKey]diskFile)}
 }
 
 // treeError gives the class [ErrCorrupt] to a listing that git broke off: the

@@ -12,6 +12,9 @@ import (
 // kind of digest can be taken for one.
 const identityHeader = "cairn files 1\n"
 
+// lfsMark cannot be taken for the length of an id.
+const lfsMark = 'L'
+
 // partition is a mapping's files split by the stage that places them.
 type partition struct {
 	view view
@@ -139,7 +142,7 @@ func (t *Tree) partition(m *stages.Mapping, deps []declaration, later []*stages.
 	}
 	for _, i := range t.submodules {
 		if i >= v.lo && i < v.hi && left.has(i-v.lo) {
-			return nil, submoduleError(v.path(i))
+			return nil, v.unavailable(i)
 		}
 	}
 	p := &partition{view: v, declared: make(map[stages.Kind]*part, len(deps))}
@@ -168,7 +171,8 @@ func newPart(v view, set bitset) *part {
 
 // identify returns the sha256 over, for each file, the length of its path in
 // four bytes, the path, the mode's six digits, the length of the object id in
-// one byte and the id.
+// one byte and the id. Where attributes give the file to Git LFS, lfsMark stands
+// before the length: the same blob is the content there and a pointer elsewhere.
 func identify(v view, set bitset) stages.Digest {
 	h := sha256.New()
 	buf := make([]byte, 0, 32<<10)
@@ -182,6 +186,9 @@ func identify(v view, set bitset) stages.Digest {
 		buf = binary.BigEndian.AppendUint32(buf, uint32(len(name)))
 		buf = append(buf, name...)
 		buf = append(buf, v.modes[v.lo+i].String()...)
+		if v.isLFS(v.lo + i) {
+			buf = append(buf, lfsMark)
+		}
 		buf = append(buf, byte(v.idLen))
 		buf = append(buf, v.id(v.lo+i)...)
 	}

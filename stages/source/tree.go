@@ -3,7 +3,6 @@ package source
 import (
 	"bytes"
 	"context"
-	"encoding/hex"
 	"errors"
 	"fmt"
 	"io"
@@ -28,8 +27,6 @@ type Tree struct {
 	files *listing
 	// submodules are the indexes of files that are none.
 	submodules []int
-	// onDisk tells where contents are that git does not hold, by object id in hex.
-	onDisk map[string]diskFile
 
 	matches    memo[matchKey, bitset]
 	filters    memo[string, bitset]
@@ -54,6 +51,22 @@ type File struct {
 	Mode Mode
 	// Object is git's id of the content, in hexadecimal digits.
 	Object string
+	// LFS says that the file belongs to Git LFS: where the object is a pointer, the
+	// content is what that names.
+	LFS bool
+
+	// name is the path in the tree, for messages.
+	name string
+	// from is where the content is.
+	from *origin
+}
+
+// label names the file for a person.
+func (f File) label() string {
+	if f.name != "" {
+		return f.name
+	}
+	return f.Path
 }
 
 // ID returns the commit's id or "work tree". It is for people: no identity
@@ -62,7 +75,7 @@ func (t *Tree) ID() string { return t.id }
 
 // Identity returns the digest of the files that sel places, and how many they
 // are. It is the sha256 of a sorted listing of paths below To, modes and object
-// ids; To itself is not part of it. It is computed in memory, once for equal
+// ids, with a mark on files of Git LFS; To itself is not part of it. It is computed in memory, once for equal
 // selections.
 //
 // Errors: [ErrNoSuchPath], [ErrPattern], [ErrSubmodule].
@@ -83,7 +96,7 @@ func (t *Tree) Files(sel stages.Selection) ([]File, error) {
 	}
 	out := make([]File, 0, p.files)
 	for i := range p.set.all {
-		out = append(out, File{Path: v.target(i), Mode: v.modes[v.lo+i], Object: hex.EncodeToString(v.id(v.lo + i))})
+		out = append(out, v.entry(v.lo+i, v.target(i)))
 	}
 	return out, nil
 }
@@ -92,7 +105,7 @@ func (t *Tree) Files(sel stages.Selection) ([]File, error) {
 // directory. Symbolic links are not followed.
 //
 // Errors: [fs.ErrNotExist], [ErrNotRegular], [ErrTooLarge] above [MaxRead],
-// [ErrLFSPointer], [ErrCorrupt].
+// [ErrLFSPointer], [ErrLFSMissing], [ErrCorrupt].
 func (t *Tree) Read(ctx context.Context, name string) ([]byte, error) {
 	i, ok := t.all().find(path.Clean(name))
 	if !ok {
@@ -101,7 +114,7 @@ func (t *Tree) Read(ctx context.Context, name string) ([]byte, error) {
 		}
 		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
 	}
-	f := File{Path: name, Mode: t.files.modes[i], Object: hex.EncodeToString(t.files.id(i))}
+	f := t.files.entry(i, name)
 	if f.Mode != ModeRegular && f.Mode != ModeExecutable {
 		return nil, &Error{Op: "read", Subject: name, Class: ErrNotRegular}
 	}
@@ -168,7 +181,7 @@ func (t *Tree) view(m *stages.Mapping) (view, error) {
 func (t *Tree) noSuchPath(m *stages.Mapping) error {
 	for dir := m.Add; dir != "." && dir != "/"; dir = path.Dir(dir) {
 		if i, ok := t.all().find(dir); ok && t.files.modes[i] == ModeSubmodule {
-			return submoduleError(dir)
+			return t.files.unavailable(i)
 		}
 	}
 	dir := path.Dir(m.Add)
@@ -220,6 +233,14 @@ func quoteList(names []string) string {
 	return strings.Join(quoted, ", ")
 }
 
+// unavailable says why the files of submodule i are not listed.
+func (l *listing) unavailable(i int) error {
+	if why := l.absent[i]; why != nil {
+		return why
+	}
+	return submoduleError(l.path(i))
+}
+
 func submoduleError(path string) error {
-	return &Error{Op: "add", Subject: path, Class: ErrSubmodule, Hint: "exclude it with excludePaths"}
+	return &Error{Op: "add", Subject: fmt.Sprintf("%q", path), Class: ErrSubmodule, Hint: "exclude it with excludePaths"}
 }

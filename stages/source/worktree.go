@@ -43,6 +43,8 @@ type diskFile struct {
 	path string
 	mode Mode
 	size int64
+	// oid is set where the content is that of a Git LFS pointer: its sha256.
+	oid string
 }
 
 // Dirty lists what differs between HEAD and the work tree below the project's
@@ -103,11 +105,20 @@ func (r *Repository) WorkTree(ctx context.Context) (*Tree, error) {
 	if !r.workTree {
 		return nil, &Error{Op: "read work tree", Subject: r.git.dir, Class: ErrNoWorkTree}
 	}
+	files, err := r.listDisk(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return newTree(r, "work tree", files), nil
+}
+
+// listDisk lists the work tree, those of its submodules included.
+func (r *Repository) listDisk(ctx context.Context) (*listing, error) {
 	g, fileMode, err := r.unfiltered(ctx)
 	if err != nil {
 		return nil, err
 	}
-	w := &workTree{idLen: r.idLen, fileMode: fileMode, deleted: map[string]bool{}, onDisk: map[string]diskFile{}}
+	w := &workTree{repo: r, fileMode: fileMode, deleted: map[string]bool{}, origin: r.origin()}
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return g.stream(gctx, func(out io.Reader) error { return eachRecord(out, w.addIndexed) }, "ls-files", "-s", "-z")
@@ -117,15 +128,33 @@ func (r *Repository) WorkTree(ctx context.Context) (*Tree, error) {
 			"ls-files", "-z", "-t", "-m", "-d", "-o", "--exclude-standard")
 	})
 	if err := group.Wait(); err != nil {
-		return nil, corrupt("read work tree", "", err)
+		return nil, corrupt("read work tree", r.at.path, err)
 	}
-	files, err := w.list(ctx, g.dir)
+	files, err := w.list(ctx)
 	if err != nil {
 		return nil, err
 	}
-	t := newTree(r, "work tree", files)
-	t.onDisk = w.onDisk
-	return t, nil
+	return graft(ctx, files, r.checkedOut(ctx))
+}
+
+// checkedOut returns a lister of the work trees of submodules. One that is not
+// checked out is what the commit says, as it is for git.
+func (r *Repository) checkedOut(ctx context.Context) lister {
+	committed := r.committed(ctx, "HEAD")
+	return func(ctx context.Context, path, commit string) submodule {
+		bases, err := r.gitDirs(ctx)
+		if err != nil {
+			return submodule{why: err}
+		}
+		dir, at := r.linkedDir(bases, path), r.at.inner(path)
+		if dir == "" || at.depth > maxDepth {
+			return committed(ctx, path, commit)
+		}
+		disk := r.below(path)
+		s := &Repository{git: git{dir: disk, options: []string{"--git-dir=" + dir, "--work-tree=" + disk}}, idLen: r.idLen, workTree: true, at: at, disk: disk}
+		files, err := s.listDisk(ctx)
+		return submodule{files: files, why: err}
+	}
 }
 
 // unfiltered returns a git that runs no content filters, and whether the file
@@ -155,12 +184,12 @@ func (r *Repository) unfiltered(ctx context.Context) (git, bool, error) {
 
 // workTree gathers what git says about a work tree.
 type workTree struct {
-	idLen    int
+	repo     *Repository
+	origin   *origin
 	fileMode bool
 	indexed  []indexed
 	deleted  map[string]bool
 	touched  []string // modified or untracked
-	onDisk   map[string]diskFile
 }
 
 // indexed is a file of the index or, once hashed, of the disk.
@@ -178,7 +207,7 @@ func (w *workTree) addIndexed(rec []byte) error {
 	if !ok || len(fields) != 3 {
 		return fmt.Errorf("%q is no entry of an index", rec)
 	}
-	f := indexed{path: path, mode: parseMode(fields[0]), id: make([]byte, w.idLen)}
+	f := indexed{path: path, mode: parseMode(fields[0]), id: make([]byte, w.repo.idLen)}
 	if f.mode == 0 {
 		return fmt.Errorf("mode %q of %q", fields[0], path)
 	}
@@ -208,8 +237,8 @@ func (w *workTree) addTouched(rec []byte) error {
 }
 
 // list joins the index with what is on disk.
-func (w *workTree) list(ctx context.Context, dir string) (*listing, error) {
-	root, err := os.OpenRoot(dir)
+func (w *workTree) list(ctx context.Context) (*listing, error) {
+	root, err := os.OpenRoot(w.repo.disk)
 	if err != nil {
 		return nil, err
 	}
@@ -235,13 +264,39 @@ func (w *workTree) list(ctx context.Context, dir string) (*listing, error) {
 	all := slices.DeleteFunc(w.indexed, func(f indexed) bool { return stale[f.path] })
 	all = append(all, disk...)
 	slices.SortFunc(all, func(a, b indexed) int { return strings.Compare(a.path, b.path) })
-	b := newBuilder(w.idLen)
+	b := newBuilder(w.repo.idLen)
 	for _, f := range all {
 		if err := b.add(f.path, f.mode, f.id); err != nil {
 			return nil, corrupt("read work tree", f.path, err)
 		}
 	}
-	return b.finish(), nil
+	l := b.finish()
+	l.origins = []*origin{w.origin}
+	return l, w.takeLFS(ctx, root, l, stale)
+}
+
+// takeLFS gives the files of Git LFS that are on disk the ids of the pointers
+// that a commit would hold in their place.
+func (w *workTree) takeLFS(ctx context.Context, root *os.Root, l *listing, onDisk map[string]bool) error {
+	above, err := w.repo.attributesOnDisk()
+	if err != nil {
+		return err
+	}
+	if err := l.markLFS(ctx, w.repo.prefix, above); err != nil || l.lfs == nil {
+		return err
+	}
+	for i := range l.lfs.all {
+		if !onDisk[l.path(i)] {
+			continue
+		}
+		d, id, err := pointTo(ctx, root, l.path(i), l.modes[i], l.idLen)
+		if err != nil {
+			return err
+		}
+		copy(l.id(i), id)
+		w.origin.onDisk[diskKey{l.hexID(i), true}] = d
+	}
+	return nil
 }
 
 // read computes mode and id of a path on disk. It is not ok where there is
@@ -252,7 +307,7 @@ func (w *workTree) read(root *os.Root, path string) (indexed, bool, error) {
 		return tracked, true, nil
 	}
 	if nested, ok := strings.CutSuffix(path, "/"); ok { // another repository, which git would add as a submodule
-		return indexed{nested, ModeSubmodule, make([]byte, w.idLen)}, true, nil
+		return indexed{nested, ModeSubmodule, make([]byte, w.repo.idLen)}, true, nil
 	}
 	if throughSymlink(root, path) {
 		return indexed{}, false, nil
@@ -273,12 +328,12 @@ func (w *workTree) read(root *os.Root, path string) (indexed, bool, error) {
 		f.mode = ModeExecutable
 	}
 	var size int64
-	f.id, size, err = hashDisk(root, path, f.mode, w.idLen)
+	f.id, size, err = hashDisk(root, path, f.mode, w.repo.idLen)
 	if err != nil {
 		return f, false, err
 	}
 	if !isTracked || !bytes.Equal(f.id, tracked.id) {
-		w.onDisk[hex.EncodeToString(f.id)] = diskFile{path, f.mode, size}
+		w.origin.onDisk[diskKey{hex.EncodeToString(f.id), false}] = diskFile{path: path, mode: f.mode, size: size}
 	}
 	return f, true, nil
 }
@@ -337,8 +392,8 @@ func openDisk(root *os.Root, path string, mode Mode) (io.ReadCloser, int64, erro
 }
 
 // diskContent gives a file of the work tree to fn.
-func (t *Tree) diskContent(f File, d diskFile, fn func(File, int64, io.Reader) error) error {
-	root, err := os.OpenRoot(t.repo.git.dir)
+func (o *origin) diskContent(ctx context.Context, f File, d diskFile, fn consumer) error {
+	root, err := os.OpenRoot(o.dir)
 	if err != nil {
 		return err
 	}
@@ -350,7 +405,11 @@ func (t *Tree) diskContent(f File, d diskFile, fn func(File, int64, io.Reader) e
 	if err != nil {
 		return err
 	}
-	err = t.checked(f, size, r, fn)
+	if d.oid != "" {
+		err = o.checkedLFS(f, pointer{oid: d.oid, size: d.size}, r, fn)
+	} else {
+		err = o.blob(ctx, f, size, r, fn)
+	}
 	if errors.Is(err, ErrCorrupt) {
 		err = changedError(d.path)
 	}
