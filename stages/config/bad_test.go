@@ -79,7 +79,7 @@ ansible: {}
 		"werf.yaml:16:3: import[0]: import.artifact is not supported",
 		"werf.yaml:19:3: import[1]: import.from is not supported in werf.yaml",
 		"werf.yaml:20:10: import[1].image: the images need each other: a → a",
-		"werf.yaml:23:1: mount is not supported by this version",
+		"werf.yaml:24:3: mount[0]: mount.fromPath is not supported: a directory of one host makes builds differ",
 		"werf.yaml:26:1: ansible is not supported",
 	}
 	if got := problems(t, err); !slices.Equal(got, want) {

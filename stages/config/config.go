@@ -127,6 +127,9 @@ type Section struct {
 	Commands []string
 	// CacheVersion joins the shell's common cacheVersion and the section's own.
 	CacheVersion string
+	// Mounts are those that the section sees, in the order of the file, with all
+	// defaults written out.
+	Mounts []stages.Mount
 }
 
 // Import takes files from the result of another image of the project.

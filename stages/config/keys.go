@@ -24,6 +24,7 @@ type imageDoc struct {
 	Image
 	at, nameAt, fromImageAt, gitAt *yaml.Node
 	importAt                       []*yaml.Node
+	mounts                         []mountDoc
 }
 
 // importDoc is one element of import.
@@ -109,6 +110,7 @@ func imageObject() value[imageDoc] {
 				t.Imports, t.importAt = append(t.Imports, i.Import), append(t.importAt, i.at)
 			}
 		}),
+		field(keyInfo{name: "mount", doc: "What commands see while they run and no layer holds: caches, secrets and the like."}, listOf(mountObject()), func(t *d, v []mountDoc, _ *yaml.Node) { t.mounts = v }),
 		field(keyInfo{name: "docker", doc: "Config of the image."}, dockerObject(), func(t *d, v stages.Config, _ *yaml.Node) { t.Docker = v }),
 	)
 }
@@ -145,6 +147,7 @@ func finishImage(r *reader, n *yaml.Node, present map[string]*yaml.Node, d *imag
 			d.GitLines = append(d.GitLines, r.line(mapping))
 		}
 	}
+	d.setMounts(r)
 	for i, m := range d.Git {
 		for _, kind := range commandKinds() {
 			if _, runs := d.Shell[kind]; m.StageDependencies[kind] != nil && !runs {

@@ -142,6 +142,8 @@ A file named ` + "`werf.yaml` or `werf.yml`" + ` is read as a subset of werf's l
 - Template files are ` + "`.werf/**/*.tmpl`" + `. ` + "`env`" + ` is allowed for the names that ` + "`werf-giterminism.yaml`" + ` lists under
   ` + "`config.goTemplateRendering.allowEnvVariables`" + `. ` + "`.Commit`, `.Env`" + ` and functions of the clock or of chance do not exist.
 - In ` + "`import`" + `, the source is ` + "`image`" + `.
+- In ` + "`mount`" + `, ` + "`from: build_dir`" + ` is a cache that the project's images share by its path, and ` + "`from: tmp_dir`" + ` a tmpfs, which is
+  empty for each section; with werf, what one section left there the next one finds.
 
 And what means something else than in werf:
 
@@ -161,7 +163,7 @@ What is not supported is an error that says what to write instead:
 	for _, t := range []struct {
 		where string
 		keys  []refusal
-	}{{"project document", projectRefusals()}, {"image", imageRefusals()}, {"git", gitRefusals()}, {"import", importRefusals()}} {
+	}{{"project document", projectRefusals()}, {"image", imageRefusals()}, {"git", gitRefusals()}, {"import", importRefusals()}, {"mount", mountRefusals()[:1]}} {
 		for _, k := range t.keys {
 			fmt.Fprintf(b, "| %s | `%s` | %s |\n", t.where, k.key, cell(k.hint))
 		}

@@ -31,14 +31,13 @@ func imageRefusals() []refusal {
 		out = append(out, refusal{key: key, message: noDockerfile, hint: "write the image with from, git and shell"})
 	}
 	return append(out,
-		refusal{key: "mount", message: "mount is not supported by this version", hint: "nothing outside the commit may change a build; let the stage cache keep what commands download, with stageDependencies on the lock file of the package manager"},
 		refusal{key: "ansible", message: "ansible is not supported", hint: "write the tasks as commands in shell"},
 		refusal{key: "fromLatest", message: "fromLatest is not supported", hint: `bases are pinned in cairn.lock; "cairn lock" updates them`},
 		refusal{key: "asLayers", message: "asLayers is not supported", hint: "remove the key: each section is one stage; use several images with fromImage for more"},
 		refusal{key: "herebyIAdmitThatFromLatestMightBreakReproducibility", message: "fromLatest is not supported", hint: `bases are pinned in cairn.lock; "cairn lock" updates them`},
 		refusal{key: "final", message: "final is not supported", hint: `remove the key; "cairn build IMAGE…" names what is wanted`},
 		refusal{key: "dependencies", message: "dependencies is not supported", hint: "use fromImage or import"},
-		refusal{key: "secrets", message: "secrets are not supported by this version", hint: "remove the key"},
+		refusal{key: "secrets", message: "secrets is not supported", hint: `give secrets with "cairn build --secret" to mounts of type secret, in a cairn.yaml`},
 		refusal{key: "imageSpec", message: "imageSpec is not supported", hint: "use docker"},
 		refusal{key: "disableGitAfterPatch", message: "disableGitAfterPatch is not supported", hint: "list what commands need in stageDependencies and leave the rest out with excludePaths"},
 	)
@@ -74,5 +73,12 @@ func importRefusals() []refusal {
 		{key: "artifact", message: "import.artifact is not supported", hint: "write the artifact as an image, and image instead of artifact"},
 		{key: "stage", message: "import.stage is not supported", hint: "write an image that ends with that stage and import from it"},
 		{key: "from", message: "import.from is not supported in werf.yaml", hint: "write an image with from and import from it", werfOnly: true},
+	}
+}
+
+func mountRefusals() []refusal {
+	return []refusal{
+		{key: "fromPath", message: "mount.fromPath is not supported: a directory of one host makes builds differ", hint: `keep what commands download with "from: build_dir" (in a cairn.yaml "type: cache"), commit what they need, and give credentials with "type: secret" of cairn.yaml`},
+		{key: "from", message: "mount.from is a word of werf.yaml", hint: `write "type: tmpfs" for tmp_dir and "type: cache" for build_dir`},
 	}
 }

@@ -80,6 +80,7 @@ func (c *chain) step(ctx context.Context, k stages.Kind) error {
 		s.Recipe.Commands = &stages.Commands{
 			CacheVersion: section.CacheVersion,
 			Interpreter:  c.cfg.Interpreter,
+			Mounts:       section.Mounts,
 			Network:      c.cfg.Network,
 			Script:       section.Commands,
 		}
