@@ -63,7 +63,62 @@ type Stage struct {
 func (s *Stage) Name() string { return string(s.Recipe.Kind) }
 
 // NeedsEngine reports whether the stage can only be made by running something.
-func (s *Stage) NeedsEngine() bool { return s.Recipe.Commands != nil || len(s.Recipe.Imports) > 0 }
+func (s *Stage) NeedsEngine() bool {
+	return s.Recipe.Commands != nil || len(s.Recipe.Imports) > 0 && !s.WholeLayers()
+}
+
+// WholeLayers reports whether the stage's import is exactly the layers of the
+// image that it takes from, so that they can be taken as they are. That holds for
+// a single import of "/" to "/" of all that is there under the owners that it
+// has, where
+//
+//   - there is no layer below the stage, or
+//   - the source begins with the stages below this one, and what it adds to them
+//     are files and config alone: commands may delete what an import, which only
+//     adds, would leave in place.
+func (s *Stage) WholeLayers() bool {
+	if len(s.Recipe.Imports) != 1 || s.Parent == nil {
+		return false
+	}
+	im := s.Recipe.Imports[0]
+	whole := im.Add == "/" && im.To == "/" && im.Owner == "" && im.Group == "" &&
+		len(im.IncludePaths) == 0 && len(im.ExcludePaths) == 0
+	return whole && (s.Parent.empty() || s.ImportFrom[0].onlyAddsTo(s.Parent))
+}
+
+// empty reports whether there is certainly no layer in the stage and below it.
+func (s *Stage) empty() bool {
+	for ; s != nil; s = s.Parent {
+		r := &s.Recipe
+		if r.Base != "" || r.Commands != nil || len(r.Files) > 0 || len(r.Imports) > 0 {
+			return false
+		}
+	}
+	return true
+}
+
+// onlyAddsTo reports whether the stages from below up to s, below apart, place
+// files and nothing else.
+func (s *Stage) onlyAddsTo(below *Stage) bool {
+	for ; s != nil; s = s.Parent {
+		if s.Digest == below.Digest {
+			return true
+		}
+		if s.Recipe.Commands != nil || len(s.Recipe.Imports) > 0 {
+			return false
+		}
+	}
+	return false
+}
+
+// Below returns the stage whose layers come first in this one's: its parent, or
+// what it takes whole layers from; nil for the first stage.
+func (s *Stage) Below() *Stage {
+	if s.WholeLayers() {
+		return s.ImportFrom[0]
+	}
+	return s.Parent
+}
 
 // Needs returns the stages that must exist before this one is made.
 func (s *Stage) Needs() []*Stage {

@@ -138,6 +138,21 @@ func (i *Image) Append(layers []Layer, cfg *stages.Config) (*Image, error) {
 	return makeImage(c, all, i.tables.with(layers), i.annotation != ""), nil
 }
 
+// ErrOtherLayers is returned by [Image.WithLayersOf] for a source that does not
+// begin with the image's own layers.
+var ErrOtherLayers = errors.New("the source does not begin with the layers of the image")
+
+// WithLayersOf returns an image with the layers of source, which begin with i's
+// own, and the config of i.
+func (i *Image) WithLayersOf(source *Image) (*Image, error) {
+	if !source.StandsOn(i) {
+		return nil, ErrOtherLayers
+	}
+	c := i.config
+	c.RootFS.DiffIDs = slices.Clone(source.config.RootFS.DiffIDs)
+	return makeImage(c, source.layers, source.tables, source.annotation != ""), nil
+}
+
 // bare leaves what a layer is and drops what is told of it, so that equal
 // layers are equal in every manifest.
 func bare(d ocispec.Descriptor) ocispec.Descriptor {

@@ -97,6 +97,8 @@ func (r *run) make(ctx context.Context, n *node) (*candidate, error) {
 		return r.makeBase(ctx, n)
 	case n.stage.NeedsEngine():
 		return r.makeOnEngine(ctx, n)
+	case n.stage.WholeLayers():
+		return r.makeImport(ctx, n)
 	default:
 		return r.makeSource(ctx, n)
 	}
@@ -144,6 +146,41 @@ func (r *run) makeSource(ctx context.Context, n *node) (*candidate, error) {
 		return nil, err
 	}
 	return r.onTop(n, below, layers, nil)
+}
+
+// makeImport takes the layers of another image as they are. An image that was
+// made again since, so that it has other layers below, is copied by the engine.
+func (r *run) makeImport(ctx context.Context, n *node) (*candidate, error) {
+	img, basis, err := r.imported(ctx, n)
+	if errors.Is(err, assemble.ErrOtherLayers) {
+		return r.makeOnEngine(ctx, n)
+	}
+	if err != nil {
+		return nil, err
+	}
+	// The layers come into the storage with their own stages, which this one waits for.
+	return &candidate{image: img, basis: basis, from: r.pad, result: ResultAssembled}, nil
+}
+
+func (r *run) imported(ctx context.Context, n *node) (*assemble.Image, []digest.Digest, error) {
+	if err := r.slot(ctx, n); err != nil {
+		return nil, nil, err
+	}
+	defer r.free()
+	defer r.timed(n)()
+	below, _, err := r.base(ctx, r.node(n.stage.Parent))
+	if err != nil {
+		return nil, nil, err
+	}
+	source, _, err := r.base(ctx, r.node(n.stage.ImportFrom[0]))
+	if err != nil {
+		return nil, nil, err
+	}
+	img, err := below.WithLayersOf(source)
+	if err == nil {
+		img, err = img.Append(nil, n.stage.Recipe.Config)
+	}
+	return img, []digest.Digest{below.Manifest().Descriptor.Digest, source.Manifest().Descriptor.Digest}, err
 }
 
 // onTop is the candidate of layers made in the pad upon an image.

@@ -63,7 +63,7 @@ func (r *run) restore(ctx context.Context, n *node, c *candidate, refusal error)
 
 // owner returns the lowest stage that has a layer, s itself where none below has.
 func (r *run) owner(ctx context.Context, s *stages.Stage, blob digest.Digest) *stages.Stage {
-	for p := s.Parent; p != nil; p = p.Parent {
+	for p := s.Below(); p != nil; p = p.Below() {
 		m, err := r.Storage.Manifest(ctx, storage.StageTag(p.Digest))
 		if err != nil {
 			break // only the message becomes less exact
@@ -140,8 +140,8 @@ func (r *run) inPad(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, e
 
 // inBase opens layers of the base image that a stage begins from.
 func (r *run) inBase(s *stages.Stage) opener {
-	for s.Parent != nil {
-		s = s.Parent
+	for below := s.Below(); below != nil; below = s.Below() {
+		s = below
 	}
 	return func(ctx context.Context, d ocispec.Descriptor) (io.ReadCloser, error) {
 		if s.BaseRef == nil {

@@ -16,8 +16,9 @@ import (
 // image had none, and it is no work of the commands.
 func mountPoints() []string { return []string{"dev", "proc", "sys"} }
 
-// filteredTar passes an archive on without the traces of mounts.
+// filteredTar passes an archive on without what is dropped.
 type filteredTar struct {
+	drop func(name string) bool
 	raw  io.Reader
 	in   *tar.Reader
 	out  *tar.Writer
@@ -26,10 +27,14 @@ type filteredTar struct {
 	end  bool
 }
 
-// filterLayer gives keep the archive raw without the traces of mounts, unless
-// nothing else is in it.
-func filterLayer(raw io.Reader, keep func(io.Reader) error) (empty bool, err error) {
-	t, empty, err := newFilteredTar(raw)
+// filterLayer gives keep the archive that a job made, that of commands without the
+// traces of mounts, unless nothing is in it.
+func filterLayer(j *Job, raw io.Reader, keep func(io.Reader) error) (empty bool, err error) {
+	drop := isMountPoint
+	if j.Commands == nil {
+		drop = func(string) bool { return false }
+	}
+	t, empty, err := newFilteredTar(raw, drop)
 	if err != nil || empty {
 		return empty, err
 	}
@@ -42,8 +47,8 @@ func filterLayer(raw io.Reader, keep func(io.Reader) error) (empty bool, err err
 const chunk = 256 << 10
 
 // newFilteredTar reads r up to the first entry that is kept. Without one, empty is true.
-func newFilteredTar(r io.Reader) (f *filteredTar, empty bool, err error) {
-	f = &filteredTar{raw: r, in: tar.NewReader(r)}
+func newFilteredTar(r io.Reader, drop func(name string) bool) (f *filteredTar, empty bool, err error) {
+	f = &filteredTar{drop: drop, raw: r, in: tar.NewReader(r)}
 	f.out = tar.NewWriter(&f.buf)
 	if err := f.next(); err != nil {
 		return nil, false, err
@@ -91,7 +96,7 @@ func (f *filteredTar) next() error {
 		if err != nil {
 			return err
 		}
-		if isMountPoint(h.Name) {
+		if f.drop(h.Name) {
 			continue
 		}
 		f.left = h.Size

@@ -52,7 +52,7 @@ func (e *Engine) Run(ctx context.Context, job *Job, layer func(ctx context.Conte
 
 	var empty bool
 	store := newExportStore(func(raw io.Reader) (err error) {
-		empty, err = filterLayer(raw, func(r io.Reader) error { return layer(ctx, r) })
+		empty, err = filterLayer(job, raw, func(r io.Reader) error { return layer(ctx, r) })
 		return err
 	})
 	m := newMonitor(job, p, &e.secrets.masks)

@@ -200,14 +200,14 @@ func (c *chain) salt() {
 }
 
 // config folds the image config into the last stage, or into a stage of its own
-// where the last one needs the engine or belongs to another image: a changed
+// where the last one runs commands, imports, or belongs to another image: a changed
 // label must not run commands again.
 func (c *chain) config() {
 	if c.cfg.Docker.IsZero() {
 		return
 	}
 	last := len(c.draft) - 1
-	if last < 0 || c.draft[last].NeedsEngine() {
+	if last < 0 || c.draft[last].Recipe.Commands != nil || len(c.draft[last].Recipe.Imports) > 0 {
 		c.draft = append(c.draft, &stages.Stage{Recipe: c.recipe(stages.KindConfig)})
 		last++
 	}
