@@ -70,7 +70,7 @@ type report struct {
 	Project, Root string
 	Images        []struct {
 		Name, Platform, Ref string
-		Stages    []struct {
+		Stages              []struct {
 			Name, Digest, Result string
 			Manifest             *string
 			BytesPushed          int64
