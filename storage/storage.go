@@ -12,6 +12,7 @@ import (
 	"fmt"
 	"io"
 	"iter"
+	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -32,7 +33,15 @@ const ProjectTag = "cairn-project"
 func StageTag(d stages.Digest) string { return d.Hex() }
 
 // BuildTag returns the tag of the index of all images of the build with this root.
-func BuildTag(root stages.Digest) string { return "build-" + root.Hex() }
+func BuildTag(root stages.Digest) string { return buildPrefix + root.Hex() }
+
+const buildPrefix = "build-"
+
+// IsBuildTag reports whether tag is one that [BuildTag] returns.
+func IsBuildTag(tag string) bool {
+	hex, ok := strings.CutPrefix(tag, buildPrefix)
+	return ok && digest.NewDigestFromEncoded(digest.SHA256, hex).Validate() == nil
+}
 
 // Manifest is an image manifest or an index as bytes, with its descriptor.
 type Manifest struct {

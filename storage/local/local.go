@@ -3,13 +3,14 @@
 // killed at any moment: what a reader can see is whole.
 //
 // The layout is what the OCI image specification says (oci-layout, index.json,
-// blobs/<algorithm>/<hex>), with four additions that its readers ignore:
+// blobs/<algorithm>/<hex>), with five additions that its readers ignore:
 //
 //	tags/       one small file for each tag. They are the truth about names;
 //	            index.json follows when [Storage.WriteIndex] is called, because
 //	            rewriting it for each tag takes 21 ms at 5,000 tags and a file 0.3 ms.
 //	ingest/     content that is being written. Its writer holds a lock on it, so
 //	            that leftovers of a killed one are told from work in progress.
+//	holds/      the names that each running process has in use; see [Hold].
 //	lock        held shared for the moment in which content gets its place or is
 //	            found to be there, and alone while content is removed.
 //	index.lock  held alone by the writer of index.json.
@@ -115,7 +116,7 @@ func (s *Storage) checkEmpty() error {
 	}
 	for _, e := range entries {
 		switch e.Name() {
-		case blobsDir, ingestDir, tagsDir, newTagsDir, lockFile, indexLock, ocispec.ImageIndexFile, ocispec.ImageLayoutFile:
+		case blobsDir, holdsDir, ingestDir, tagsDir, newTagsDir, lockFile, indexLock, ocispec.ImageIndexFile, ocispec.ImageLayoutFile:
 		default:
 			return fmt.Errorf("%w: it is not empty and no OCI image layout (it holds %s)", storage.ErrInvalid, e.Name())
 		}
