@@ -19,12 +19,13 @@ import (
 	"github.com/cairnbuild/cairn/storage"
 )
 
-// holdsDir holds a file for each process that has names in use: a line each.
+// holdsDir holds a file for each process that has something in use: the time
+// when it began in the first line, and then a line for each name.
 const holdsDir = "holds"
 
 // Hold is a storage whose names stay while it is open: what is read, or
 // published, through it is not evicted before Close or the end of the process,
-// however that comes.
+// however that comes. Nor is content that it writes or finds, with a name or not.
 //
 // A name is noted before it is read, so one that was found is there to stay. When
 // the hold ends its names count as used, also when a process was killed: whoever
@@ -109,6 +110,46 @@ func (h *Hold) Publish(ctx context.Context, tag string, m storage.Manifest) erro
 	return h.Storage.Publish(ctx, tag, m)
 }
 
+// HasBlob implements [storage.Pusher].
+func (h *Hold) HasBlob(ctx context.Context, d ocispec.Descriptor) (bool, error) {
+	if err := h.begin(ctx); err != nil {
+		return false, h.fail("hold", d.Digest.String(), err)
+	}
+	return h.Storage.HasBlob(ctx, d)
+}
+
+// PushBlob implements [storage.Pusher].
+func (h *Hold) PushBlob(ctx context.Context, d ocispec.Descriptor, c storage.Content) error {
+	if err := h.begin(ctx); err != nil {
+		return h.fail("hold", d.Digest.String(), err)
+	}
+	return h.Storage.PushBlob(ctx, d, c)
+}
+
+// WriteBlob is that of [Storage].
+func (h *Hold) WriteBlob(ctx context.Context, write func(w io.Writer) error) (ocispec.Descriptor, error) {
+	if err := h.begin(ctx); err != nil {
+		return ocispec.Descriptor{}, h.fail("hold", "", err)
+	}
+	return h.Storage.WriteBlob(ctx, write)
+}
+
+// begin sees to it that others know of this process.
+func (h *Hold) begin(ctx context.Context) error {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.file != nil {
+		return nil
+	}
+	l, err := h.lock(ctx, lockFile, shared)
+	if err != nil {
+		return err
+	}
+	defer l.unlock()
+	h.file, err = h.newHold()
+	return err
+}
+
 // note writes the tag down. The layout's lock orders it with evictions: an
 // evictor that comes later reads it, and one that came first has already removed
 // what the caller will therefore not find.
@@ -157,68 +198,94 @@ func (s *Storage) newHold() (*os.File, error) {
 	if err == nil && !ok {
 		err = fmt.Errorf("%s, just created, is locked by another", f.Name())
 	}
+	if err == nil {
+		err = writeBegin(f)
+	}
 	if err != nil {
-		f.Close() // it is empty
+		f.Close() // the file is thrown away
 		return nil, errors.Join(err, removeIfThere(f.Name()))
 	}
 	return f, nil
 }
 
-// heldTags returns what living processes have in use. What dead ones had counts
-// as used now. The caller holds the layout's lock alone.
-func (s *Storage) heldTags() (map[string]bool, error) {
-	entries, err := os.ReadDir(s.path(holdsDir))
-	if errors.Is(err, fs.ErrNotExist) {
-		return nil, nil
-	}
+// writeBegin writes the first line: the file system's own time, which is that of
+// the content which comes later.
+func writeBegin(f *os.File) error {
+	info, err := f.Stat()
 	if err != nil {
-		return nil, err
+		return err
 	}
-	living := map[string]bool{}
-	for _, e := range entries {
-		path := filepath.Join(s.path(holdsDir), e.Name())
-		tags := map[string]bool{}
-		dead, err := readHold(path, tags)
-		if err != nil {
-			return nil, err
-		}
-		if dead {
-			if err := errors.Join(s.used(tags), removeIfThere(path)); err != nil {
-				return nil, err
-			}
-			continue
-		}
-		maps.Copy(living, tags)
-	}
-	return living, nil
+	_, err = f.WriteString(info.ModTime().UTC().Format(time.RFC3339Nano) + "\n")
+	return err
 }
 
-// readHold adds the names in a hold's file and reports whether its process is
-// dead. A last line that is not whole was never used.
-func readHold(path string, out map[string]bool) (bool, error) {
-	f, err := os.OpenFile(path, os.O_RDWR, 0)
+// usage is what living processes have in use.
+type usage struct {
+	tags map[string]bool
+	// since is when the first of them began; zero when there is none.
+	since time.Time
+}
+
+// living returns what living processes have in use. What dead ones had counts as
+// used now. The caller holds the layout's lock alone.
+func (s *Storage) living() (usage, error) {
+	all := usage{tags: map[string]bool{}}
+	entries, err := os.ReadDir(s.path(holdsDir))
 	if errors.Is(err, fs.ErrNotExist) {
-		return false, nil // it has ended in order
+		return all, nil
 	}
 	if err != nil {
-		return false, err
+		return all, err
+	}
+	for _, e := range entries {
+		path := filepath.Join(s.path(holdsDir), e.Name())
+		u, dead, err := readHold(path)
+		if err == nil && dead {
+			err = errors.Join(s.used(u.tags), removeIfThere(path))
+		}
+		if err != nil {
+			return all, err
+		}
+		if dead {
+			continue
+		}
+		maps.Copy(all.tags, u.tags)
+		if all.since.IsZero() || !u.since.IsZero() && u.since.Before(all.since) {
+			all.since = u.since
+		}
+	}
+	return all, nil
+}
+
+// readHold reads a hold's file and reports whether its process is dead. A last
+// line that is not whole was never used.
+func readHold(path string) (usage, bool, error) {
+	u := usage{tags: map[string]bool{}}
+	f, err := os.OpenFile(path, os.O_RDWR, 0)
+	if errors.Is(err, fs.ErrNotExist) {
+		return u, false, nil // it has ended in order
+	}
+	if err != nil {
+		return u, false, err
 	}
 	defer f.Close() // releases the lock on what is dead
 	dead, err := tryLock(f, alone)
 	if err != nil {
-		return false, err
+		return u, false, err
 	}
-	r := bufio.NewReader(f)
-	for {
+	for r := bufio.NewReader(f); ; {
 		line, err := r.ReadString('\n')
 		if errors.Is(err, io.EOF) {
-			return dead, nil
+			return u, dead, nil
 		}
 		if err != nil {
-			return false, err
+			return u, false, err
 		}
-		if tag := strings.TrimSuffix(line, "\n"); storage.CheckTag(tag) == nil {
-			out[tag] = true
+		line = strings.TrimSuffix(line, "\n")
+		if at, err := time.Parse(time.RFC3339Nano, line); err == nil {
+			u.since = at
+		} else if storage.CheckTag(line) == nil {
+			u.tags[line] = true
 		}
 	}
 }

@@ -31,14 +31,28 @@ type Entry struct {
 	Held bool
 }
 
+// Loose is content without a name.
+type Loose struct {
+	Digest digest.Digest
+	Size   int64
+	// Used is when it was last pushed or looked for.
+	Used time.Time
+	// Held says that a living process may have it in use: it was used since that began.
+	Held bool
+}
+
 // Inventory is what a layout held at one moment, to evict from. It is for one
 // goroutine.
 type Inventory struct {
 	// Entries are all names, in no particular order. Unreadable ones lead to nothing.
 	Entries []Entry
+	// Loose is content that no name leads to: layers of a run that is under way, or
+	// kept to be used again.
+	Loose []Loose
 
 	storage *Storage
 	began   time.Time
+	living  usage
 	users   map[digest.Digest]int // how many entries lead to content
 	entries map[string]*Entry
 }
@@ -54,15 +68,14 @@ func (s *Storage) Inventory(ctx context.Context, now time.Time) (*Inventory, err
 }
 
 func (inv *Inventory) read(ctx context.Context) error {
-	held, err := inv.storage.heldNow(ctx)
-	if err != nil {
+	if err := inv.readLiving(ctx); err != nil {
 		return err
 	}
 	for n, err := range inv.storage.Names(ctx) {
 		if err != nil && n.Tag == "" {
 			return err
 		}
-		e := Entry{Name: n, Held: held[n.Tag]}
+		e := Entry{Name: n, Held: inv.living.tags[n.Tag]}
 		if err == nil {
 			if err := e.follow(ctx, inv.storage, n.Descriptor); err != nil {
 				return err
@@ -77,17 +90,41 @@ func (inv *Inventory) read(ctx context.Context) error {
 			inv.users[c.Digest]++
 		}
 	}
+	return inv.readLoose(ctx)
+}
+
+func (inv *Inventory) readLoose(ctx context.Context) error {
+	for d, err := range inv.storage.digests(ctx) {
+		if err != nil {
+			return err
+		}
+		if inv.users[d] > 0 {
+			continue
+		}
+		info, err := os.Stat(inv.storage.Path(d))
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return err
+		}
+		since := inv.living.since
+		inv.Loose = append(inv.Loose, Loose{
+			Digest: d, Size: info.Size(), Used: info.ModTime(),
+			Held: !since.IsZero() && !info.ModTime().Before(since),
+		})
+	}
 	return nil
 }
 
-// heldNow returns the names that living processes have in use.
-func (s *Storage) heldNow(ctx context.Context) (map[string]bool, error) {
-	l, err := s.lock(ctx, lockFile, alone)
+func (inv *Inventory) readLiving(ctx context.Context) error {
+	l, err := inv.storage.lock(ctx, lockFile, alone)
 	if err != nil {
-		return nil, err
+		return err
 	}
 	defer l.unlock()
-	return s.heldTags()
+	inv.living, err = inv.storage.living()
+	return err
 }
 
 // follow adds what the manifest d leads to, each once.
@@ -187,8 +224,25 @@ func (inv *Inventory) mayGo(e *Entry) (bool, error) {
 	if err != nil || info.ModTime().After(e.Used) {
 		return false, err
 	}
-	held, err := inv.storage.heldTags()
-	return err == nil && !held[e.Tag], err
+	now, err := inv.storage.living()
+	return err == nil && !now.tags[e.Tag], err
+}
+
+// EvictLoose removes content that no name led to when the inventory was taken,
+// unless somebody has claimed it since.
+func (inv *Inventory) EvictLoose(ctx context.Context, d digest.Digest) error {
+	if inv.users[d] > 0 {
+		return nil
+	}
+	l, err := inv.storage.lock(ctx, lockFile, alone)
+	if err == nil {
+		defer l.unlock()
+		err = inv.removeUnclaimed(d)
+	}
+	if err != nil {
+		return inv.storage.fail("evict", d.String(), err)
+	}
+	return nil
 }
 
 func (inv *Inventory) removeUnclaimed(d digest.Digest) error {

@@ -244,3 +244,44 @@ func TestTheNamesOfADeadProcessCountAsUsed(t *testing.T) {
 	}
 	evict(t, inv, "stage", true) // nobody has it in use now
 }
+
+func TestContentThatARunHasWrittenStaysWhileItLasts(t *testing.T) {
+	s := openLayout(t)
+	put(t, s, "stage", "a")
+	loose := func(w io.Writer) error { _, err := io.WriteString(w, "old layer"); return err }
+	if _, err := s.WriteBlob(t.Context(), loose); err != nil {
+		t.Fatal(err)
+	}
+	old(t, s.Dir(), time.Hour)
+	h := s.Hold()
+	d, err := h.WriteBlob(t.Context(), func(w io.Writer) error { _, err := io.WriteString(w, "new layer"); return err })
+	if err != nil {
+		t.Fatal(err)
+	}
+	held := func() map[digest.Digest]bool {
+		out := map[digest.Digest]bool{}
+		for _, l := range inventory(t, s).Loose {
+			out[l.Digest] = l.Held
+		}
+		return out
+	}
+	if got := held(); len(got) != 2 || !got[d.Digest] || got[digest.FromString("old layer")] {
+		t.Errorf("held are %v", got)
+	}
+	if err := h.Close(t.Context(), time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	if got := held(); len(got) != 2 || got[d.Digest] {
+		t.Errorf("after the run held are %v", got)
+	}
+	old(t, s.Dir(), time.Hour)
+	inv := inventory(t, s)
+	for _, l := range inv.Loose {
+		if err := inv.EvictLoose(t.Context(), l.Digest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if there(s, "new layer") || there(s, "old layer") || !there(s, "a") {
+		t.Error("the wrong content went")
+	}
+}
