@@ -48,7 +48,9 @@ var _ storage.Storage = (*Hold)(nil)
 
 // Hold returns the storage with a hold on what is used through it. It writes
 // nothing before the first name is used.
-func (s *Storage) Hold() *Hold { return &Hold{Storage: s, noted: map[string]bool{}, seen: map[string]bool{}} }
+func (s *Storage) Hold() *Hold {
+	return &Hold{Storage: s, noted: map[string]bool{}, seen: map[string]bool{}}
+}
 
 // Close ends the hold; now is the time of this process's clock.
 func (h *Hold) Close(ctx context.Context, now time.Time) error {

@@ -59,7 +59,7 @@ func (e *notBuiltError) Hint() string {
 	return strings.TrimSpace("build it first: cairn build " + e.image)
 }
 
-func (a *app) export(cmd *cobra.Command, o exportOptions, args []string) error {
+func (a *app) export(cmd *cobra.Command, o exportOptions, args []string) (err error) {
 	ctx := cmd.Context()
 	write, err := a.exporter(cmd, o)
 	if err != nil {
@@ -94,6 +94,7 @@ func (a *app) export(cmd *cobra.Command, o exportOptions, args []string) error {
 	if err != nil {
 		return err
 	}
+	defer func() { err = errors.Join(err, st.Release(context.WithoutCancel(ctx))) }()
 	m, err := s.Manifest(ctx, storage.StageTag(img.Final().Digest))
 	if errors.Is(err, storage.ErrNotFound) {
 		return &notBuiltError{image, s.Address()}

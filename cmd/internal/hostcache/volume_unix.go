@@ -3,6 +3,7 @@
 package hostcache
 
 import (
+	"fmt"
 	"os"
 
 	"golang.org/x/sys/unix"
@@ -20,4 +21,13 @@ func Measure(path string) (host.Volume, error) {
 	block := int64(st.Bsize)
 	used := int64(st.Blocks-st.Bfree) * block
 	return host.Volume{Total: used + int64(st.Bavail)*block, Used: used}, nil
+}
+
+// volumeOf returns what tells the volume of path from others.
+func volumeOf(path string) (string, error) {
+	var st unix.Stat_t
+	if err := unix.Stat(path, &st); err != nil {
+		return "", &os.PathError{Op: "stat", Path: path, Err: err}
+	}
+	return fmt.Sprint(st.Dev), nil
 }

@@ -2,6 +2,7 @@ package hostcache
 
 import (
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/windows"
 
@@ -19,4 +20,10 @@ func Measure(path string) (host.Volume, error) {
 		return host.Volume{}, &os.PathError{Op: "GetDiskFreeSpaceEx", Path: path, Err: err}
 	}
 	return host.Volume{Total: int64(total), Used: int64(total - free)}, nil
+}
+
+// volumeOf returns what tells the volume of path from others.
+func volumeOf(path string) (string, error) {
+	abs, err := filepath.Abs(path)
+	return filepath.VolumeName(abs), err
 }

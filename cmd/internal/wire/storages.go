@@ -2,6 +2,7 @@ package wire
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"path/filepath"
 	"sync"
@@ -28,8 +29,9 @@ type Storages struct {
 	requests, sent, received atomic.Int64
 	asked                    atomic.Int64 // of the ledger
 
-	mu  sync.Mutex
-	pad *local.Storage
+	mu    sync.Mutex
+	pad   *local.Storage
+	holds []*local.Hold
 	// bases are the repositories of bases, by address: images for several
 	// platforms read the same ones.
 	bases map[string]storage.Storage
@@ -73,9 +75,36 @@ func (st *Storages) Open(ctx context.Context, project, address string) (storage.
 	return local.Open(ctx, dir)
 }
 
-// Stages opens the storage that the settings name.
+// Stages opens the storage that the settings name. What is used of one on this
+// host stays until [Storages.Release], or the end of the process.
 func (st *Storages) Stages(ctx context.Context, project string) (storage.Storage, error) {
-	return st.Open(ctx, project, st.settings.Storage)
+	s, err := st.Open(ctx, project, st.settings.Storage)
+	if l, ok := s.(*local.Storage); ok && err == nil {
+		return st.hold(l), nil
+	}
+	return s, err
+}
+
+// hold keeps what is used of a layout from eviction.
+func (st *Storages) hold(s *local.Storage) *local.Hold {
+	h := s.Hold()
+	st.mu.Lock()
+	st.holds = append(st.holds, h)
+	st.mu.Unlock()
+	return h
+}
+
+// Release gives up what was held. What is used later is not held.
+func (st *Storages) Release(ctx context.Context) error {
+	st.mu.Lock()
+	holds := st.holds
+	st.holds = nil
+	st.mu.Unlock()
+	var errs []error
+	for _, h := range holds {
+		errs = append(errs, h.Close(ctx, st.host.Now()))
+	}
+	return errors.Join(errs...)
 }
 
 // ResolveBase implements plan.Bases.
@@ -120,10 +149,11 @@ func (st *Storages) Pad(ctx context.Context, project string, stages storage.Stor
 	if err != nil {
 		return nil, err
 	}
+	h := st.hold(p)
 	st.mu.Lock()
 	st.pad = p
 	st.mu.Unlock()
-	return p, nil
+	return h, nil
 }
 
 // Tidy removes from the local cache what nothing will ask for again.
