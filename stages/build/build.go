@@ -23,6 +23,8 @@ import (
 // Engine runs jobs; implemented by [engine.Engine].
 type Engine interface {
 	Run(ctx context.Context, job *engine.Job, layer func(ctx context.Context, raw io.Reader) error, p engine.Progress) (engine.Result, error)
+	// Check returns an error where the engine cannot run commands of the platform.
+	Check(ctx context.Context, p stages.Platform) error
 }
 
 // Pad is the local cache: layers are made in it, and results that could not be
@@ -57,8 +59,9 @@ type Options struct {
 	Base func(ctx context.Context, reference string) (storage.Storage, error)
 	// Ledger opens the ledger of the project.
 	Ledger func(ctx context.Context) (*synchronization.Ledger, error)
-	// Engine starts or finds the engine. It is called again after the engine is gone.
-	Engine func(ctx context.Context) (Engine, error)
+	// Engine starts or finds the engine for stages of a platform. It is called again
+	// after that engine is gone.
+	Engine func(ctx context.Context, p stages.Platform) (Engine, error)
 	// Offer says whether what a mount of type secret or ssh asks for can be given to
 	// commands: nil, or a [*NotOfferedError]. Without it nothing is given.
 	Offer func(m stages.Mount) error
@@ -148,11 +151,12 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 // run is the state of one build.
 type run struct {
 	Options
-	ledger *ledger
-	engine *engineSlot
-	pad    Pad
-	slots  chan struct{}
-	marked *once
+	ledger  *ledger
+	engines engines
+	pad     Pad
+	slots   chan struct{}
+	marked  *once
+	served  *once // see haveEngines
 	// spawn runs a function under the run's own context: what one stage asks for
 	// must not end with that stage's hold on its entry.
 	spawn func(func(ctx context.Context) error)
@@ -168,7 +172,8 @@ func newRun(o Options) *run {
 	r := &run{
 		Options: o,
 		ledger:  &ledger{turn: newTurn(), open: o.Ledger, storage: o.Storage.Address()},
-		engine:  &engineSlot{starting: newTurn(), start: o.Engine},
+		engines: engines{start: o.Engine, slots: make(map[stages.Platform]*engineSlot)},
+		served:  newOnce(),
 		marked:  newOnce(),
 		slots:   make(chan struct{}, max(1, o.Parallel)),
 		nodes:   make(map[stages.Digest]*node),

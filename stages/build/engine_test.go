@@ -12,6 +12,7 @@ import (
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/stages/engine"
 )
@@ -25,6 +26,8 @@ type fakeEngine struct {
 	below func(job *engine.Job, n int, below []digest.Digest) []digest.Digest
 	// same has equal commands give equal layers.
 	same bool
+	// lacks is a platform whose commands it cannot run.
+	lacks stages.Platform
 
 	salt  string
 	mu    sync.Mutex
@@ -62,6 +65,14 @@ func (e *fakeEngine) count() int {
 type liveEngine struct {
 	*fakeEngine
 	done map[*engine.Job]engine.Result
+}
+
+// Check implements build.Engine: its platforms are all but those in lacks.
+func (e *liveEngine) Check(_ context.Context, p stages.Platform) error {
+	if e.lacks == p {
+		return &engine.PlatformError{Engine: "fake", Want: p, Runs: []stages.Platform{stages.DefaultPlatform}}
+	}
+	return nil
 }
 
 func (e *liveEngine) Run(ctx context.Context, job *engine.Job, layer func(context.Context, io.Reader) error, p engine.Progress) (engine.Result, error) {

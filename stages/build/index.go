@@ -65,40 +65,59 @@ func (r *run) foreignIndex(root stages.Digest, why string, args ...any) error {
 	}
 }
 
-// publishBuild gives the build its index. It is the same whoever writes it, so
-// it needs no lock. An image for several platforms has one of its own as well.
+// publishBuild gives the build its index, and every image for several platforms
+// one of its own. They are the same whoever writes them, so they need no lock.
+// The one of the build comes last: it tells later builds that all is there.
 func (r *run) publishBuild(ctx context.Context, root stages.Digest) error {
 	if err := r.checkOwner(ctx); err != nil {
 		return err
 	}
-	if err := r.publishIndex(ctx, root, r.Plan.Images); err != nil {
-		return fmt.Errorf("index of the build: %w", err)
-	}
-	for name, platforms := range byName(r.Plan.Images) {
-		if len(platforms) < 2 || len(platforms) == len(r.Plan.Images) {
-			continue
-		}
-		part := stages.Plan{Project: r.Plan.Project, Images: platforms}
-		root, err := part.Root()
+	for _, images := range severalPlatforms(r.Plan.Images) {
+		part := stages.Plan{Project: r.Plan.Project, Images: images}
+		own, err := part.Root()
 		if err != nil {
 			return err
 		}
-		if err := r.publishIndex(ctx, root, platforms); err != nil {
-			return fmt.Errorf("index of image %q: %w", name, err)
+		if own == root {
+			continue // there is no other image, and both indexes are one
 		}
+		if err := r.publishIndex(ctx, own, images); err != nil {
+			return fmt.Errorf("index of image %q: %w", images[0].Name, err)
+		}
+	}
+	if err := r.publishIndex(ctx, root, r.Plan.Images); err != nil {
+		return fmt.Errorf("index of the build: %w", err)
 	}
 	return nil
 }
 
-func byName(images []*stages.Image) map[string][]*stages.Image {
-	out := make(map[string][]*stages.Image)
-	for _, img := range images {
-		out[img.Name] = append(out[img.Name], img)
+// severalPlatforms returns, in order, the images that are for more than one
+// platform. The platforms of one image stand together in a plan.
+func severalPlatforms(images []*stages.Image) [][]*stages.Image {
+	var out [][]*stages.Image
+	for len(images) > 0 {
+		n := 1
+		for n < len(images) && images[n].Name == images[0].Name {
+			n++
+		}
+		if n > 1 {
+			out = append(out, images[:n])
+		}
+		images = images[n:]
 	}
 	return out
 }
 
 func (r *run) publishIndex(ctx context.Context, root stages.Digest, images []*stages.Image) error {
+	m, err := r.indexOf(images)
+	if err != nil {
+		return err
+	}
+	return r.Storage.Publish(ctx, storage.BuildTag(root), m)
+}
+
+// indexOf returns the index of images that are published.
+func (r *run) indexOf(images []*stages.Image) (storage.Manifest, error) {
 	var list []ocispec.Descriptor
 	for _, img := range images {
 		n := r.node(img.Final())
@@ -113,9 +132,5 @@ func (r *run) publishIndex(ctx context.Context, root stages.Digest, images []*st
 			Annotations: map[string]string{imageKey: img.Name, stageKey: img.Final().Digest.String()},
 		})
 	}
-	m, err := storage.NewManifest(ocispec.MediaTypeImageIndex, newIndex(list))
-	if err != nil {
-		return err
-	}
-	return r.Storage.Publish(ctx, storage.BuildTag(root), m)
+	return storage.NewManifest(ocispec.MediaTypeImageIndex, newIndex(list))
 }

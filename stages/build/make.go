@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"io"
 	"slices"
-	"sync"
 
 	"github.com/opencontainers/go-digest"
 
@@ -242,6 +241,9 @@ func (r *run) waitNeeds(ctx context.Context, n *node) error {
 }
 
 func (r *run) inSlot(ctx context.Context, n *node, chained bool) (*candidate, error) {
+	if err := r.haveEngines(ctx, n); err != nil {
+		return nil, err
+	}
 	if err := r.slot(ctx, n); err != nil {
 		return nil, err
 	}
@@ -257,7 +259,8 @@ var errBelowChanged = errors.New("the engine has lost what this stage is built u
 // runJob has the engine make n once. Chained, it goes on from jobs of this run;
 // otherwise it waits until everything below is published and begins from there.
 func (r *run) runJob(ctx context.Context, n *node, chained bool) (*candidate, error) {
-	e, gen, err := r.engine.get(ctx)
+	slot := r.engines.of(n.stage.Recipe.Platform)
+	e, gen, err := slot.get(ctx)
 	if err != nil {
 		return nil, err
 	}
@@ -272,7 +275,7 @@ func (r *run) runJob(ctx context.Context, n *node, chained bool) (*candidate, er
 		return err
 	}, j.progress)
 	if errors.Is(err, engine.ErrEngineGone) {
-		r.engine.lost(gen)
+		slot.lost(gen)
 	}
 	if err != nil {
 		return nil, err
@@ -443,54 +446,4 @@ func (j *jobMaker) progress(e engine.Event) {
 	if e.Kind == engine.Log {
 		j.tell(Event{Image: j.node.label, Stage: j.node.stage, Line: e.Line})
 	}
-}
-
-// engineSlot starts the engine when the first stage needs it, and again after it died.
-type engineSlot struct {
-	start    func(ctx context.Context) (Engine, error)
-	starting turn
-
-	mu  sync.Mutex
-	now Engine
-	// gen counts engines, so that two jobs that lose the same one start one.
-	gen int
-}
-
-func (e *engineSlot) get(ctx context.Context) (Engine, int, error) {
-	if err := e.starting.take(ctx); err != nil {
-		return nil, 0, err
-	}
-	defer e.starting.give()
-	if now, gen := e.current(); now != nil {
-		return now, gen, nil
-	}
-	eng, err := e.start(ctx)
-	if err != nil {
-		return nil, 0, fmt.Errorf("start the engine: %w", err)
-	}
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.now = eng
-	e.gen++
-	return eng, e.gen, nil
-}
-
-func (e *engineSlot) current() (Engine, int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.now, e.gen
-}
-
-func (e *engineSlot) lost(gen int) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	if e.gen == gen {
-		e.now = nil
-	}
-}
-
-func (e *engineSlot) started() bool {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	return e.gen > 0
 }

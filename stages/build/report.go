@@ -17,6 +17,8 @@ type Report struct {
 	// import from.
 	Images []ImageReport `json:"images"`
 	Needed []ImageReport `json:"needed,omitempty"`
+	// Indexes are the images of Images that are for several platforms.
+	Indexes []IndexReport `json:"indexes,omitempty"`
 	// Requests are those that were sent, retries included, authentication apart.
 	Requests      Requests `json:"requests"`
 	EngineStarted bool     `json:"engineStarted"`
@@ -50,6 +52,16 @@ type ImageReport struct {
 	Stages []StageReport `json:"stages"`
 }
 
+// IndexReport is an image for several platforms as one: who pulls it gets the
+// image for the platform at hand.
+type IndexReport struct {
+	Name string `json:"name"`
+	// Platforms in the order of the configuration.
+	Platforms []stages.Platform `json:"platforms"`
+	// Ref is the reference by digest; "" where not all platforms are published.
+	Ref string `json:"ref"`
+}
+
 // StageReport is one stage of an image.
 type StageReport struct {
 	Name   string        `json:"name"`
@@ -76,7 +88,7 @@ func (r *run) report(root stages.Digest) *Report {
 	out := &Report{
 		Project: r.Plan.Project, Root: root,
 		Requests:      Requests{Registry: c.RegistryRequests, Ledger: c.LedgerRequests},
-		EngineStarted: r.engine.started(),
+		EngineStarted: r.engines.started(),
 		BytesPulled:   c.BytesPulled, BytesPushed: c.BytesPushed,
 		Seconds: r.Now().Sub(r.Began).Seconds(),
 		Kept:    r.keptStages(),
@@ -84,6 +96,9 @@ func (r *run) report(root stages.Digest) *Report {
 	below := r.belowPublished()
 	for _, img := range r.Plan.Images {
 		out.Images = append(out.Images, r.imageReport(img, below))
+	}
+	for _, images := range severalPlatforms(r.Plan.Images) {
+		out.Indexes = append(out.Indexes, r.indexReport(images))
 	}
 	for _, img := range r.Plan.Others {
 		out.Needed = append(out.Needed, r.imageReport(img, below))
@@ -102,6 +117,21 @@ func (r *run) imageReport(img *stages.Image, below map[stages.Digest]bool) Image
 	}
 	if m := out.Stages[len(out.Stages)-1].Manifest; m != nil {
 		out.Ref = r.Storage.Address() + "@" + m.String()
+	}
+	return out
+}
+
+// indexReport names the index of an image. Its digest follows from those of the
+// images that it lists, so it is not asked for.
+func (r *run) indexReport(images []*stages.Image) IndexReport {
+	out := IndexReport{Name: images[0].Name}
+	complete := true
+	for _, img := range images {
+		out.Platforms = append(out.Platforms, img.Platform)
+		complete = complete && r.node(img.Final()).publishedDigest() != ""
+	}
+	if m, err := r.indexOf(images); complete && err == nil { // a list of descriptors always has an encoding
+		out.Ref = r.Storage.Address() + "@" + m.Descriptor.Digest.String()
 	}
 	return out
 }

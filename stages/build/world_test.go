@@ -333,7 +333,7 @@ func (h *host) run(ctx context.Context, p *stages.Plan, files build.Files) (*bui
 			}
 			return l, err
 		},
-		Engine: func(context.Context) (build.Engine, error) {
+		Engine: func(context.Context, stages.Platform) (build.Engine, error) {
 			h.opened.engine.Add(1)
 			return h.engine.next(), nil
 		},

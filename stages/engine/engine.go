@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"net/url"
 	"sync"
 	"time"
 
@@ -23,12 +22,6 @@ import (
 // no part of any key.
 type Proxy struct{ HTTP, HTTPS, FTP, No, All string }
 
-// TLS names the files that authenticate a connection over TCP.
-type TLS struct {
-	// CA, Cert and Key are PEM files. ServerName overrides the name in the address.
-	CA, Cert, Key, ServerName string
-}
-
 // Options of an engine.
 type Options struct {
 	// Now is the clock that gives files that are put in place their time.
@@ -37,8 +30,9 @@ type Options struct {
 	// Secrets may be nil: none is given then. The same holds for Agents.
 	Secrets Secrets
 	Agents  *Agents
-	// TLS is required for TCP addresses that are not loopback.
-	TLS *TLS
+	// Connect opens a stream to an engine that is in a pod ([SchemePod]). It may be
+	// called again when a connection was lost.
+	Connect func(ctx context.Context) (net.Conn, error)
 }
 
 // Engine is a connection to a BuildKit. Its methods may be called concurrently.
@@ -52,22 +46,23 @@ type Engine struct {
 	secrets *secretStore
 	agents  *Agents
 	// gone is closed when the session has ended, by Close or because the engine died.
-	gone chan struct{}
+	gone  chan struct{}
+	known known
 	// cancel ends what reads on behalf of the session.
 	cancel context.CancelFunc
 	once   sync.Once
 }
 
-// Dial connects to the BuildKit at address (unix://PATH or tcp://HOST:PORT) and
+// Dial connects to the BuildKit at address, which [ParseAddress] reads, and
 // waits until it answers, which the context limits.
 //
 // Images and trees that jobs name stay referenced until [Engine.Close].
 func Dial(ctx context.Context, address string, o Options) (*Engine, error) {
-	opts, err := dialOptions(address, o)
+	a, err := ParseAddress(address)
 	if err != nil {
-		return nil, err
+		return nil, fmt.Errorf("engine address: %w", err)
 	}
-	c, err := client.New(ctx, address, opts...)
+	c, err := connect(ctx, a, o)
 	if err != nil {
 		return nil, fmt.Errorf("engine %s: %w", address, err)
 	}
@@ -112,37 +107,6 @@ func (e *Engine) Close() error {
 		err = errors.Join(err, e.images.Close())
 	})
 	return err
-}
-
-// dialOptions refuses to speak in the clear to another machine.
-func dialOptions(address string, o Options) ([]client.ClientOpt, error) {
-	u, err := url.Parse(address)
-	if err != nil {
-		return nil, fmt.Errorf("engine address: %w", err)
-	}
-	switch {
-	case u.Scheme == "unix", u.Scheme == "npipe":
-		return nil, nil
-	case u.Scheme != "tcp":
-		return nil, fmt.Errorf("engine address %s: want unix://PATH or tcp://HOST:PORT", address)
-	case o.TLS != nil:
-		name := o.TLS.ServerName
-		if name == "" {
-			name = u.Hostname()
-		}
-		return []client.ClientOpt{
-			client.WithServerConfig(name, o.TLS.CA),
-			client.WithCredentials(o.TLS.Cert, o.TLS.Key),
-		}, nil
-	case !isLoopback(u.Hostname()):
-		return nil, fmt.Errorf("engine address %s: a connection to another machine needs TLS", address)
-	}
-	return nil, nil
-}
-
-func isLoopback(host string) bool {
-	ip := net.ParseIP(host)
-	return host == "localhost" || ip != nil && ip.IsLoopback()
 }
 
 // classify marks an error that means that the engine cannot be reached.

@@ -104,7 +104,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.StringVar(&a.settings.Storage, "stages-storage", wire.Local, "where stages live: a `REPOSITORY` of a registry, or :local")
 	f.StringVar(&a.settings.Secondary, "secondary-storage", "", "a `REPOSITORY` that is only read: what it has is taken over")
 	f.StringVar(&a.settings.Synchronization, "synchronization", "", "`ADDRESS` of the ledger in which runners coordinate: kubernetes://NAMESPACE[?context=NAME&kubeconfig=FILE&ttl=DURATION] or :local (default :local for :local stages; for a registry kubernetes://cairn-synchronization where a kubeconfig is there)")
-	f.StringVar(&a.settings.EngineAddress, "engine", "", "`ADDRESS` of a BuildKit to use in place of this host's daemon (unix://PATH, tcp://HOST:PORT)")
+	f.StringSliceVar(&a.settings.Engines, "engine", nil, "`ADDRESS` of a BuildKit to use in place of this host's daemon, for one platform as PLATFORM=ADDRESS: unix://PATH, tcp://HOST:PORT, kube-pod://NAMESPACE/POD or docker-container://NAME; may be given several times")
 	f.StringVar(&a.settings.RegistryCA, "registry-ca", "", "`FILE` of PEM certificates to trust besides the system's")
 	f.StringVar(&a.settings.CacheDir, "cache-dir", "", "`DIRECTORY` of :local stages with their ledger, and of results not yet published (default ~/.cache/cairn)")
 	f.StringVar(&a.settings.StateDir, "state-dir", "", "`DIRECTORY` of the local ledger of a registry, and of a daemon of its own (default ~/.local/state/cairn)")

@@ -152,7 +152,7 @@ func flagTable(flags *pflag.FlagSet) string {
 			value = " " + value
 		}
 		def := ""
-		if f.DefValue != "" {
+		if f.DefValue != "" && f.DefValue != "[]" { // an empty list
 			def = "`" + f.DefValue + "`"
 		}
 		fmt.Fprintf(&rows, "| `--%s%s` | `%s` | %s | %s |\n", f.Name, value, envName(f.Name), def, strings.ReplaceAll(usage, "|", "\\|"))

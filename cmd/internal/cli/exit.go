@@ -418,8 +418,15 @@ func classifyEngine(err error) (int, string) {
 	var start *daemonctl.StartError
 	var protocol *daemonctl.ProtocolError
 	var path *daemonctl.PathError
+	var platform *engine.PlatformError
 	var stage *build.StageError
 	switch {
+	case errors.As(err, &platform):
+		return exitEngine, fmt.Sprintf("name an engine for it with --engine %s=ADDRESS, or have this one emulate the platform (binfmt_misc); docs/engines.md says how", platform.Want)
+	case errors.Is(err, daemonctl.ErrNotHere):
+		return exitEngine, "name a BuildKit that runs elsewhere with --engine; docs/engines.md says how"
+	case errors.Is(err, daemonctl.ErrNoRootless):
+		return exitEngine, "install rootlesskit and uidmap, or name a BuildKit with --engine; docs/engines.md says how"
 	case errors.Is(err, daemonctl.ErrNoDaemon):
 		return exitEngine, "install cairnd beside cairn, or name a BuildKit with --engine"
 	case errors.As(err, &start), errors.As(err, &protocol):

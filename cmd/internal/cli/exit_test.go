@@ -71,6 +71,9 @@ func TestEveryErrorHasItsExitCodeAndAHint(t *testing.T) {
 		err  error
 		code int
 	}{
+		"a foreign platform":          {inStage(commands, &engine.PlatformError{Engine: "unix:///x", Want: "linux/arm64"}), exitEngine},
+		"no rootlesskit":              {inStage(commands, daemonctl.ErrNoRootless), exitEngine},
+		"no daemon on this system":    {inStage(commands, daemonctl.ErrNotHere), exitEngine},
 		"usage":                       {&usageError{"cairn build", errors.New("x")}, exitUsage},
 		"no directory":                {&noDirectoryError{"/x"}, exitUsage},
 		"no such image":               {fmt.Errorf("%w: x", plan.ErrNoSuchImage), exitUsage},

@@ -47,6 +47,11 @@ func (a *app) showRefs(rep *build.Report) error {
 			fmt.Fprintf(w, "%s\t%s\n", imageLabel(rep, img), img.Ref)
 		}
 	}
+	for _, idx := range rep.Indexes {
+		if idx.Ref != "" {
+			fmt.Fprintf(w, "%s\t%s\n", nameLabel(idx.Name), idx.Ref)
+		}
+	}
 	return w.Flush()
 }
 

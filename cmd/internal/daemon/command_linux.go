@@ -49,7 +49,7 @@ func newCommand(version string, parsed func()) *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 		PersistentPreRun: func(*cobra.Command, []string) { parsed() },
 	}
-	paths := daemonctl.DefaultPaths(os.Geteuid(), os.Getenv)
+	paths := daemonctl.DefaultPaths(daemonctl.UserID(os.Geteuid(), os.Getenv), os.Getenv)
 	root.PersistentFlags().StringVar(&paths.State, "state", paths.State, "directory of the engine's cache, logs and locks")
 	root.PersistentFlags().StringVar(&paths.Socket, "socket", paths.Socket, "unix socket of the BuildKit API")
 	root.AddCommand(serveCommand(version, &paths), engineCommandLine(&paths), statusCommand(&paths), versionCommand(version))

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"os"
 	"path/filepath"
 
@@ -68,16 +67,10 @@ func RunEngine(ctx context.Context, c EngineConfig) error {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return err
 	}
-	if err := os.Remove(c.Socket); err != nil && !errors.Is(err, os.ErrNotExist) {
-		return err
-	}
 	// Before the controller, which may use up the descriptors that a listener needs.
-	l, err := net.Listen("unix", c.Socket)
+	l, err := listen(c.Socket)
 	if err != nil {
 		return err
-	}
-	if err := os.Chmod(c.Socket, 0o600); err != nil {
-		return errors.Join(err, l.Close())
 	}
 	controller, err := newController(ctx, c, root)
 	if err != nil {

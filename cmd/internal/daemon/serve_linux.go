@@ -165,12 +165,16 @@ func (d *daemon) run(ctx context.Context) error {
 	if open != nil {
 		g.Go(func() error { return serve(public, open) })
 	}
-	g.Go(func() error { return d.usage.awaitIdle(ctx, d.config.IdleTimeout) })
 	g.Go(func() error {
-		if _, err := d.engine.awaitReady(ctx); err == nil && d.config.Ready != nil {
+		if _, err := d.engine.awaitReady(ctx); err != nil {
+			return nil // something else ends the daemon, and says why
+		}
+		if d.config.Ready != nil {
 			d.config.Ready()
 		}
-		return nil
+		// On a busy machine an engine may take longer to start than it may be idle.
+		d.usage.hold()
+		return d.usage.awaitIdle(ctx, d.config.IdleTimeout)
 	})
 	g.Go(func() error {
 		<-ctx.Done()
@@ -184,8 +188,8 @@ func (d *daemon) run(ctx context.Context) error {
 	return g.Wait()
 }
 
-// listen makes a unix socket for this user in the place of one that a daemon
-// has left behind. The caller holds the lock that says that none runs.
+// listen makes a unix socket for this user in the place of one that a daemon or
+// an engine has left behind. The lock that the daemon holds says that none runs.
 func listen(path string) (net.Listener, error) {
 	if err := os.Remove(path); err != nil && !errors.Is(err, os.ErrNotExist) {
 		return nil, err
@@ -211,7 +215,11 @@ func engineCommand(c Config) func(ctx context.Context) *exec.Cmd {
 	attr := syscall.SysProcAttr{
 		Setpgid: true, Pdeathsig: syscall.SIGTERM, Unshareflags: syscall.CLONE_NEWNS,
 	}
-	if !userns.RunningInUserNS() {
+	var env []string
+	if userns.RunningInUserNS() {
+		// runc keeps its state there unless it takes its user for the real root.
+		env = []string{"XDG_RUNTIME_DIR=" + filepath.Join(c.Paths.State, "run"), "USER="}
+	} else {
 		attr.Cloneflags = syscall.CLONE_NEWPID
 	}
 	return func(ctx context.Context) *exec.Cmd {
@@ -220,6 +228,7 @@ func engineCommand(c Config) func(ctx context.Context) *exec.Cmd {
 		cmd.SysProcAttr = &own
 		// Whoever reads the log of a command wants all of it.
 		cmd.Env = append(os.Environ(), "BUILDKIT_STEP_LOG_MAX_SIZE=-1", "BUILDKIT_STEP_LOG_MAX_SPEED=-1")
+		cmd.Env = append(cmd.Env, env...)
 		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
 		cmd.WaitDelay = 5 * time.Second
 		return cmd

@@ -2,11 +2,9 @@
 
 package daemonctl
 
-import (
-	"errors"
-	"os/exec"
-)
+import "os/exec"
 
-func detach(*exec.Cmd) error {
-	return errors.New("the build daemon runs on Linux only; name a BuildKit to build with by --engine")
-}
+// supported says that this system can have a daemon.
+const supported = false
+
+func detach(*exec.Cmd) error { return ErrNotHere }

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"time"
 
@@ -37,6 +38,13 @@ const (
 // ErrNoDaemon says that there is no cairnd to start.
 var ErrNoDaemon = errors.New("cairnd is neither beside cairn nor on PATH")
 
+// ErrNotHere says that this system has no build daemon.
+var ErrNotHere = errors.New("the build daemon runs on Linux only")
+
+// ErrNoRootless says that there is nothing to start a daemon with for a user who
+// is not root.
+var ErrNoRootless = errors.New("without root, cairnd is started by rootlesskit, which is not on PATH")
+
 // StartError says that a daemon was started and ended again.
 type StartError struct {
 	// Program is the path of cairnd.
@@ -57,8 +65,11 @@ func (e *StartError) Unwrap() error { return e.Err }
 // none. However many processes do so at once, one daemon results. The daemon
 // stays for at least its idle timeout from now on.
 //
-// Errors: [ErrNoDaemon], [*PathError], [*ProtocolError], [*StartError], or the end of the context.
+// Errors: [ErrNotHere], [ErrNoDaemon], [ErrNoRootless], [*PathError], [*ProtocolError], [*StartError], or the end of the context.
 func Ensure(ctx context.Context, o Options) (address string, started bool, err error) {
+	if !supported {
+		return "", false, ErrNotHere
+	}
 	if o.Timeout == 0 {
 		o.Timeout = defaultTimeout
 	}
@@ -147,15 +158,16 @@ func start(ctx context.Context, o Options) (bool, error) {
 	}
 	defer r.Close()
 
-	args := []string{"serve", "--state", o.Paths.State, "--socket", o.Paths.Socket, "--ready-fd", "3"}
-	if o.IdleTimeout > 0 {
-		args = append(args, "--idle-timeout", o.IdleTimeout.String())
+	argv, err := commandLine(program, o)
+	if err != nil {
+		return false, errors.Join(err, w.Close())
 	}
 	// Not bound to the context: the daemon outlives this process.
-	cmd := exec.Command(program, args...)
+	cmd := exec.Command(argv[0], argv[1:]...)
 	cmd.Dir, cmd.Stdout, cmd.Stderr = "/", log, log
 	cmd.Env = environment(os.Environ())
-	cmd.ExtraFiles = []*os.File{w}
+	cmd.ExtraFiles = make([]*os.File, readyFD-2)
+	cmd.ExtraFiles[readyFD-3] = w
 	if err := detach(cmd); err != nil {
 		return false, errors.Join(err, w.Close())
 	}
@@ -176,6 +188,27 @@ func start(ctx context.Context, o Options) (bool, error) {
 		return false, nil
 	}
 	return false, &StartError{Program: program, Output: tail(o.Paths.DaemonLog()), Err: err}
+}
+
+// readyFD is the descriptor on which a daemon tells that it is ready. It is not
+// one of the first: rootlesskit takes those for itself.
+const readyFD = 9
+
+// commandLine returns what starts a daemon: for a user who is not root by
+// rootlesskit, which makes a user namespace in which that user is.
+func commandLine(program string, o Options) ([]string, error) {
+	argv := []string{program, "serve", "--state", o.Paths.State, "--socket", o.Paths.Socket, "--ready-fd", strconv.Itoa(readyFD)}
+	if o.IdleTimeout > 0 {
+		argv = append(argv, "--idle-timeout", o.IdleTimeout.String())
+	}
+	if os.Geteuid() == 0 {
+		return argv, nil
+	}
+	rootlesskit, err := exec.LookPath("rootlesskit")
+	if err != nil {
+		return nil, ErrNoRootless
+	}
+	return append([]string{rootlesskit}, argv...), nil
 }
 
 // environment returns what of a process's variables a daemon inherits. It

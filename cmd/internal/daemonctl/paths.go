@@ -3,6 +3,7 @@ package daemonctl
 import (
 	"fmt"
 	"path/filepath"
+	"strconv"
 	"strings"
 )
 
@@ -32,6 +33,18 @@ func DefaultPaths(uid int, getenv func(string) string) Paths {
 		p.Socket = filepath.Join(run, "cairn", "cairnd.sock")
 	}
 	return p
+}
+
+// parentUser is where rootlesskit tells the user that it was started by.
+const parentUser = "ROOTLESSKIT_PARENT_EUID"
+
+// UserID returns the user that paths are for: the effective one, or the one that
+// has become root in a namespace of rootlesskit. getenv is usually [os.Getenv].
+func UserID(euid int, getenv func(string) string) int {
+	if uid, err := strconv.Atoi(getenv(parentUser)); err == nil && euid == 0 {
+		return uid
+	}
+	return euid
 }
 
 // maxSocketPath is how long the path of a unix socket may be on Linux, in bytes.

@@ -2,8 +2,6 @@ package wire
 
 import (
 	"errors"
-	"fmt"
-	"strings"
 
 	"github.com/cairnbuild/cairn/storage/registry"
 )
@@ -33,18 +31,10 @@ func (s Settings) Check() error {
 	if err := checkSynchronization(s.Synchronization); err != nil {
 		return err
 	}
-	if err := checkEngine(s.EngineAddress); err != nil {
+	if _, err := s.engines(); err != nil {
 		return err
 	}
 	return s.checkStorages()
-}
-
-func checkEngine(address string) error {
-	scheme, rest, _ := strings.Cut(address, "://")
-	if address == "" || rest != "" && (scheme == "unix" || scheme == "tcp") {
-		return nil
-	}
-	return &SettingError{"--engine", fmt.Errorf("%q is no address of a BuildKit", address), "want unix://PATH or tcp://HOST:PORT"}
 }
 
 func (s Settings) checkStorages() error {

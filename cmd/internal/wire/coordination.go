@@ -6,11 +6,11 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"sync"
 	"sync/atomic"
 
 	"go.uber.org/zap"
 
-	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
 	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
@@ -94,37 +94,6 @@ func holder() string {
 	return fmt.Sprintf("%s, process %d", name, os.Getpid())
 }
 
-// Engine connects to the engine that the settings name, or to the host's own
-// daemon, which is started when none runs. What is given to commands goes through it.
-func (s Settings) Engine(ctx context.Context, h Host, g *Given) (*engine.Engine, error) {
-	agents, err := g.agentsOf()
-	if err != nil {
-		return nil, err
-	}
-	address := s.EngineAddress
-	if address == "" {
-		address, _, err = daemonctl.Ensure(ctx, daemonctl.Options{Paths: s.daemonPaths(h), Beside: h.Program})
-		if err != nil {
-			return nil, err
-		}
-	}
-	return engine.Dial(ctx, address, engine.Options{Now: h.Now, Proxy: proxy(h), Secrets: g, Agents: agents})
-}
-
-// proxy hands the proxy variables of the environment to commands; both spellings are in use.
-func proxy(h Host) engine.Proxy {
-	get := func(upper, lower string) string {
-		if v := h.Getenv(upper); v != "" {
-			return v
-		}
-		return h.Getenv(lower)
-	}
-	return engine.Proxy{
-		HTTP: get("HTTP_PROXY", "http_proxy"), HTTPS: get("HTTPS_PROXY", "https_proxy"),
-		FTP: get("FTP_PROXY", "ftp_proxy"), No: get("NO_PROXY", "no_proxy"), All: get("ALL_PROXY", "all_proxy"),
-	}
-}
-
 // Builder runs builds of one project.
 type Builder struct {
 	Settings Settings
@@ -178,13 +147,14 @@ func (b *Builder) warn(what string, err error) {
 }
 
 // opened is what one build opened and must close: the ledger, and the engine,
-// of which there is a second one when the first died.
+// of which there is one for each platform, and a second one when the first died.
 type opened struct {
 	settings Settings
 	host     Host
 	given    *Given
 	ledgers  []*ledger
-	engines  []*engine.Engine
+	mu       sync.Mutex
+	engines  []*engine.Engine // under mu: those of several platforms are opened at once
 }
 
 func (o *opened) ledger(ctx context.Context, project string, asked *atomic.Int64) (*synchronization.Ledger, error) {
@@ -196,11 +166,13 @@ func (o *opened) ledger(ctx context.Context, project string, asked *atomic.Int64
 	return l.Ledger, nil
 }
 
-func (o *opened) engine(ctx context.Context) (build.Engine, error) {
-	e, err := o.settings.Engine(ctx, o.host, o.given)
+func (o *opened) engine(ctx context.Context, p stages.Platform) (build.Engine, error) {
+	e, err := o.settings.Engine(ctx, o.host, p, o.given)
 	if err != nil {
 		return nil, err
 	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	o.engines = append(o.engines, e)
 	return e, nil
 }

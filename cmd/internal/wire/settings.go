@@ -31,8 +31,9 @@ type Settings struct {
 	// Synchronization is the ledger's address; empty is the storage's default, see
 	// [Settings.LedgerAddress].
 	Synchronization string
-	// EngineAddress is the address of a BuildKit; empty for the host's own daemon.
-	EngineAddress string
+	// Engines are [PLATFORM=]ADDRESS of BuildKits; where none fits a platform, the
+	// host's own daemon is used.
+	Engines []string
 	// RegistryCA is a file of certificates to trust besides the system's.
 	RegistryCA string
 	// CacheDir and StateDir replace the user's directories.
@@ -101,7 +102,7 @@ func userDir(given, xdg, home, below string) (string, error) {
 // state directory.
 func (s Settings) daemonPaths(h Host) daemonctl.Paths {
 	if s.StateDir == "" {
-		return daemonctl.DefaultPaths(os.Getuid(), h.Getenv)
+		return daemonctl.DefaultPaths(daemonctl.UserID(os.Getuid(), h.Getenv), h.Getenv)
 	}
 	return daemonctl.Paths{
 		State:  filepath.Join(s.StateDir, "daemon"),

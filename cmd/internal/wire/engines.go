@@ -1,0 +1,112 @@
+package wire
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strings"
+
+	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/engine"
+	"github.com/cairnbuild/cairn/stages/engine/kubepod"
+	"github.com/cairnbuild/cairn/synchronization/kubernetes"
+)
+
+const engineHint = "want [PLATFORM=]ADDRESS with an ADDRESS of unix://PATH, tcp://HOST:PORT?ca=FILE&cert=FILE&key=FILE (the files are not needed on loopback), " +
+	"kube-pod://NAMESPACE/POD or docker-container://NAME; docs/engines.md explains them"
+
+// engines returns the addresses of engines by the platform that each is for; ""
+// is for the platforms that have none of their own.
+func (s Settings) engines() (map[stages.Platform]string, error) {
+	out := make(map[stages.Platform]string, len(s.Engines))
+	for _, given := range s.Engines {
+		platform, address, err := splitEngine(given)
+		if err != nil {
+			return nil, &SettingError{"--engine", err, engineHint}
+		}
+		if other, ok := out[platform]; ok {
+			what := "every platform"
+			if platform != "" {
+				what = string(platform)
+			}
+			return nil, &SettingError{"--engine", fmt.Errorf("both %s and %s are for %s", other, address, what), "name one engine for a platform"}
+		}
+		out[platform] = address
+	}
+	return out, nil
+}
+
+// splitEngine takes [PLATFORM=]ADDRESS apart. An address may have a "=" as well,
+// but only behind its scheme.
+func splitEngine(given string) (stages.Platform, string, error) {
+	var platform stages.Platform
+	address := given
+	if before, after, ok := strings.Cut(given, "="); ok && !strings.Contains(before, "://") {
+		var err error
+		if platform, err = stages.ParsePlatform(before); err != nil {
+			return "", "", err
+		}
+		address = after
+	}
+	_, err := engine.ParseAddress(address)
+	return platform, address, err
+}
+
+// Engine connects to the engine that the settings name for a platform, or else to
+// the one that they name for all, or else to the host's own daemon, which is
+// started when none runs. What is given to commands goes through it.
+func (s Settings) Engine(ctx context.Context, h Host, p stages.Platform, g *Given) (*engine.Engine, error) {
+	agents, err := g.agentsOf()
+	if err != nil {
+		return nil, err
+	}
+	named, err := s.engines()
+	if err != nil {
+		return nil, err
+	}
+	address, ok := named[p]
+	if !ok {
+		address, ok = named[""]
+	}
+	if !ok {
+		address, _, err = daemonctl.Ensure(ctx, daemonctl.Options{Paths: s.daemonPaths(h), Beside: h.Program})
+		if err != nil {
+			return nil, err
+		}
+	}
+	return engine.Dial(ctx, address, engine.Options{
+		Now: h.Now, Proxy: proxy(h), Secrets: g, Agents: agents,
+		Connect: func(ctx context.Context) (net.Conn, error) { return dialPod(ctx, h, address) },
+	})
+}
+
+// dialPod opens a stream to an engine in a pod, with the access that a kubeconfig
+// or the pod that cairn runs in gives.
+func dialPod(ctx context.Context, h Host, address string) (net.Conn, error) {
+	a, err := engine.ParseAddress(address)
+	if err != nil {
+		return nil, err
+	}
+	quietKlog(h.Log)
+	config, err := clusterConfig(h, kubernetes.Address{Context: a.Pod.Context, Kubeconfig: a.Pod.Kubeconfig})
+	if err != nil {
+		return nil, fmt.Errorf("no cluster for %s: %w", address, err)
+	}
+	config.UserAgent = "cairn/" + h.Version
+	return kubepod.Dial(ctx, config, kubepod.Target{Namespace: a.Pod.Namespace, Pod: a.Pod.Name, Container: a.Pod.Container})
+}
+
+// proxy hands the proxy variables of the environment to commands; both spellings are in use.
+func proxy(h Host) engine.Proxy {
+	get := func(upper, lower string) string {
+		if v := h.Getenv(upper); v != "" {
+			return v
+		}
+		return h.Getenv(lower)
+	}
+	return engine.Proxy{
+		HTTP: get("HTTP_PROXY", "http_proxy"), HTTPS: get("HTTPS_PROXY", "https_proxy"),
+		FTP: get("FTP_PROXY", "ftp_proxy"), No: get("NO_PROXY", "no_proxy"), All: get("ALL_PROXY", "all_proxy"),
+	}
+}
