@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"strings"
 	"sync"
 	"sync/atomic"
 
@@ -187,18 +186,4 @@ func (o *opened) close() error {
 		err = errors.Join(err, l.close())
 	}
 	return err
-}
-
-// TellDaemon has the daemon that the settings lead to count a build, where one
-// runs. It starts none.
-func (s Settings) TellDaemon(ctx context.Context, h Host, sum daemonctl.BuildSummary) error {
-	paths := s.daemonPaths(h)
-	if s.EngineAddress != "" {
-		socket, ok := strings.CutPrefix(s.EngineAddress, "unix://")
-		if !ok {
-			return nil // not on this host
-		}
-		paths = daemonctl.Paths{Socket: socket}
-	}
-	return daemonctl.Tell(ctx, paths, sum)
 }

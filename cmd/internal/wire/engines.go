@@ -81,6 +81,24 @@ func (s Settings) Engine(ctx context.Context, h Host, p stages.Platform, g *Give
 	})
 }
 
+// TellDaemon has the daemon that the settings lead to count a build, where one
+// runs. It starts none.
+func (s Settings) TellDaemon(ctx context.Context, h Host, sum daemonctl.BuildSummary) error {
+	paths := s.daemonPaths(h)
+	named, err := s.engines()
+	if err != nil {
+		return err
+	}
+	if address, ok := named[""]; ok {
+		a, err := engine.ParseAddress(address)
+		if err != nil || a.Scheme != engine.SchemeUnix {
+			return err // nil where it is not on this host
+		}
+		paths = daemonctl.Paths{Socket: a.Target}
+	}
+	return daemonctl.Tell(ctx, paths, sum)
+}
+
 // dialPod opens a stream to an engine in a pod, with the access that a kubeconfig
 // or the pod that cairn runs in gives.
 func dialPod(ctx context.Context, h Host, address string) (net.Conn, error) {
