@@ -33,15 +33,20 @@ type Mark struct {
 // ErrMark says that a text is no mark.
 var ErrMark = errors.New("want a share such as 80% or a size such as 200GiB")
 
-// units of sizes, as df and Kubernetes write them: decimal ones, and binary ones
-// with an i. A bare letter is binary.
-var units = []struct {
+// size is a unit of sizes.
+type size struct {
 	suffix string
 	bytes  float64
-}{
-	{"KIB", 1 << 10}, {"MIB", 1 << 20}, {"GIB", 1 << 30}, {"TIB", 1 << 40},
-	{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
-	{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {"T", 1 << 40}, {"B", 1},
+}
+
+// sizes are those that df and Kubernetes write: decimal ones, and binary ones with
+// an i. A bare letter is binary.
+func sizes() []size {
+	return []size{
+		{"KIB", 1 << 10}, {"MIB", 1 << 20}, {"GIB", 1 << 30}, {"TIB", 1 << 40},
+		{"KB", 1e3}, {"MB", 1e6}, {"GB", 1e9}, {"TB", 1e12},
+		{"K", 1 << 10}, {"M", 1 << 20}, {"G", 1 << 30}, {"T", 1 << 40}, {"B", 1},
+	}
 }
 
 // ParseMark reads "80%" or a number of bytes with an optional unit: "200GiB",
@@ -55,7 +60,7 @@ func ParseMark(s string) (Mark, error) {
 		return Mark{share: f / 100}, nil
 	}
 	number, unit := strings.ToUpper(s), 1.0
-	for _, u := range units {
+	for _, u := range sizes() {
 		if n, ok := strings.CutSuffix(number, u.suffix); ok {
 			number, unit = n, u.bytes
 			break
