@@ -82,7 +82,7 @@ func TestAKilledBuildIsFinishedByTheNext(t *testing.T) {
 					h: h, storage: ":local", after: after,
 					tags:  func() map[string][]byte { return layoutTags(t, dir) },
 					check: func() { checkLayout(t, dir) },
-				}.run(t, shared.engines[(i+1)%2].address())
+				}.run(t, shared.engines[(i+1)%2].Address())
 				return
 			}
 			storage := storageOf(t, shared.registry, "")
@@ -90,7 +90,7 @@ func TestAKilledBuildIsFinishedByTheNext(t *testing.T) {
 				h: h, storage: storage, after: after,
 				tags:  func() map[string][]byte { return tagsOf(t, storage) },
 				check: func() { checkRepository(t, storage) },
-			}.run(t, shared.engines[(i+1)%2].address())
+			}.run(t, shared.engines[(i+1)%2].Address())
 		})
 	}
 }

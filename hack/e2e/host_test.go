@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/cairnbuild/cairn/hack/testbed"
 )
 
 // host is a machine on which cairn runs: directories that nobody else uses.
@@ -39,10 +41,10 @@ func newHost(t *testing.T, engine int) *host {
 		t.Fatal(err)
 	}
 	if engine != ownDaemon {
-		h.engine = shared.engines[engine].address()
+		h.engine = shared.engines[engine].Address()
 	}
 	t.Cleanup(func() {
-		if err := errors.Join(h.endDaemon(context.WithoutCancel(t.Context())), removeAll(dir)); err != nil {
+		if err := errors.Join(h.endDaemon(context.WithoutCancel(t.Context())), testbed.RemoveAll(dir)); err != nil {
 			t.Errorf("remove a host: %v", err)
 		}
 	})
@@ -54,7 +56,7 @@ const ownDaemon = -1
 // on returns the same host with another of the shared engines.
 func (h *host) on(engine int) *host {
 	other := *h
-	other.engine = shared.engines[engine].address()
+	other.engine = shared.engines[engine].Address()
 	return &other
 }
 

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"sync"
 	"testing"
@@ -23,9 +22,9 @@ type lab struct {
 	dir      string
 	bin      string
 	registry *testbed.Registry
-	counter  *counter
+	counter  counter
 	serials  serials
-	engines  [2]*engineProcess
+	engines  [2]*testbed.Cairnd
 	yard     func() (*testbed.Buildkitd, error)
 }
 
@@ -41,7 +40,7 @@ func TestMain(m *testing.M) {
 		code = m.Run()
 	}
 	if l != nil {
-		err = errors.Join(err, l.close(ctx))
+		err = errors.Join(err, l.close())
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "e2e:", err)
@@ -58,10 +57,10 @@ func newLab(ctx context.Context) (*lab, error) {
 		return nil, err
 	}
 	l := &lab{dir: dir, bin: filepath.Join(dir, "bin")}
-	if err := compile(ctx, l.bin); err != nil {
+	if err := testbed.Compile(ctx, l.bin, "./cmd/cairn", "./cmd/cairnd"); err != nil {
 		return l, err
 	}
-	if l.counter, err = newCounter(ctx); err != nil {
+	if l.counter.Counter, err = testbed.StartCounter(ctx, nil); err != nil {
 		return l, err
 	}
 	if l.registry, err = testbed.StartRegistry(ctx, testbed.RegistryOptions{}); err != nil {
@@ -73,7 +72,7 @@ func newLab(ctx context.Context) (*lab, error) {
 		}
 	}
 	for i := range l.engines {
-		if l.engines[i], err = startEngine(ctx, l.bin, filepath.Join(dir, fmt.Sprint("d", i))); err != nil {
+		if l.engines[i], err = testbed.StartCairnd(ctx, l.bin, filepath.Join(dir, fmt.Sprint("d", i))); err != nil {
 			return l, err
 		}
 	}
@@ -83,26 +82,11 @@ func newLab(ctx context.Context) (*lab, error) {
 	return l, nil
 }
 
-// compile builds the two programs of this source tree.
-func compile(ctx context.Context, bin string) error {
-	root, err := testbed.Root()
-	if err != nil {
-		return err
-	}
-	cmd := exec.CommandContext(ctx, "go", "build", "-o", bin+"/", "./cmd/cairn", "./cmd/cairnd")
-	cmd.Dir = root
-	cmd.Env = append(os.Environ(), "CGO_ENABLED=0")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("build cairn: %w: %s", err, out)
-	}
-	return nil
-}
-
-func (l *lab) close(ctx context.Context) error {
+func (l *lab) close() error {
 	var errs []error
 	for _, e := range l.engines {
 		if e != nil {
-			errs = append(errs, e.stop(ctx))
+			errs = append(errs, e.Stop())
 		}
 	}
 	if l.yard != nil {
@@ -113,10 +97,10 @@ func (l *lab) close(ctx context.Context) error {
 	if l.registry != nil {
 		errs = append(errs, l.registry.Stop())
 	}
-	if l.counter != nil {
-		errs = append(errs, l.counter.close())
+	if l.counter.Counter != nil {
+		errs = append(errs, l.counter.Stop())
 	}
-	return errors.Join(append(errs, removeAll(l.dir))...)
+	return errors.Join(append(errs, testbed.RemoveAll(l.dir))...)
 }
 
 // await polls until cond holds; what says what is awaited.

@@ -47,7 +47,7 @@ func expand(t *testing.T, s string, r *testbed.Registry) string {
 	t.Helper()
 	return strings.NewReplacer(
 		"@REGISTRY@", r.Address(), "@NAME@", repository(t),
-		"@COUNT@", "wget -q -O /dev/null "+shared.counter.url+"/"+repository(t),
+		"@COUNT@", "wget -q -O /dev/null "+shared.counter.URL()+"/"+repository(t),
 	).Replace(s)
 }
 

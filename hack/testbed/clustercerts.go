@@ -5,6 +5,7 @@ import (
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
+	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
 	"encoding/pem"
@@ -128,4 +129,20 @@ func getOK(ctx context.Context, client *http.Client, address string) error {
 		return fmt.Errorf("%s: %s: %s", address, resp.Status, body)
 	}
 	return nil
+}
+
+// ServerCertificate makes a certificate for a server on loopback that stands in
+// for another, a proxy for instance, and returns the authority that vouches for
+// it, in PEM.
+func ServerCertificate() (cert tls.Certificate, authority []byte, err error) {
+	i, err := newIssuer()
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	chain, key, err := i.issue("testbed", nil, true)
+	if err != nil {
+		return tls.Certificate{}, nil, err
+	}
+	cert, err = tls.X509KeyPair(chain, key)
+	return cert, i.pem, err
 }
