@@ -12,6 +12,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -30,14 +31,22 @@ type Process struct {
 	Out, Err io.Writer
 	// Env looks up an environment variable.
 	Env func(name string) (string, bool)
+	// Now is the clock; nil is the system's.
+	Now func() time.Time
 }
 
 // Main runs the command line of this process and returns the exit code. The
 // first SIGINT or SIGTERM ends the run in order, the second one at once.
 func Main(args []string, in io.Reader, out, errw io.Writer) int {
+	return MainAt(nil, args, in, out, errw)
+}
+
+// MainAt is Main with another clock than the system's, which nil is. Tests have
+// clocks of runners go wrong by it.
+func MainAt(now func() time.Time, args []string, in io.Reader, out, errw io.Writer) int {
 	ctx, stop := interruptible(context.Background())
 	defer stop()
-	return Run(ctx, Process{Args: args, In: in, Out: out, Err: errw, Env: os.LookupEnv})
+	return Run(ctx, Process{Args: args, In: in, Out: out, Err: errw, Env: os.LookupEnv, Now: now})
 }
 
 // Run runs a command line and returns the exit code.
@@ -131,6 +140,9 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	}
 	a.host = wire.NewHost(log, version)
 	a.host.Getenv = a.getenv
+	if a.Now != nil {
+		a.host.Now, a.host.Began = a.Now, a.Now()
+	}
 	if err := a.settings.Check(); err != nil {
 		return err
 	}

@@ -1,0 +1,89 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io"
+)
+
+// costs is what the same build costs one runner alone and many at once.
+type costs struct {
+	alone, many *outcome
+}
+
+// seconds returns the CPU time of a round: its runners, and its engines since they
+// were started.
+func (o *outcome) seconds() float64 { return o.runnerSeconds + o.engineSeconds + o.startSeconds }
+
+// target is by how much many runners may cost more than one.
+const target = 1.25
+
+func (c costs) ratio() float64 { return c.many.seconds() / c.alone.seconds() }
+
+func (c costs) print(w io.Writer) {
+	for _, o := range []struct {
+		who string
+		*outcome
+	}{{"one runner", c.alone}, {"all runners", c.many}} {
+		fmt.Fprintf(w, "%-12s %7.2f CPU s: runners %.2f, engines %.2f, start of engines %.2f\n", o.who, o.seconds(), o.runnerSeconds, o.engineSeconds, o.startSeconds)
+	}
+	fmt.Fprintf(w, "%-12s %7.2f ×, wanted at most %.2f\n", "ratio", c.ratio(), target)
+}
+
+// fresh plays a round without faults on engines that were just started, and ends them.
+func (l *lab) fresh(ctx context.Context, seed uint64, s shape) (*outcome, error) {
+	var hosts []*host
+	var err error
+	for i := range s.engines {
+		var h *host
+		if h, err = l.newHost(ctx, fmt.Sprintf("f%x-%d", seed, i)); err != nil {
+			break
+		}
+		hosts = append(hosts, h)
+	}
+	var out *outcome
+	started := 0.0
+	if err == nil {
+		for _, h := range hosts {
+			started += treeSeconds(h.engine.PID())
+		}
+		if out, err = l.play(ctx, seed, s, hosts); out != nil {
+			out.startSeconds = started
+		}
+	}
+	for _, h := range hosts {
+		err = errors.Join(err, h.engine.Stop())
+	}
+	return out, err
+}
+
+// measure plays the same build alone and with all runners.
+func (l *lab) measure(ctx context.Context, seed uint64, s shape) (costs, error) {
+	one := s
+	one.runners, one.engines = 1, 1
+	var c costs
+	var err error
+	if c.alone, err = l.fresh(ctx, seed, one); err != nil {
+		return c, err
+	}
+	c.many, err = l.fresh(ctx, seed+1, s)
+	return c, err
+}
+
+func (o options) runFull(ctx context.Context, l *lab, w io.Writer) error {
+	c, err := l.measure(ctx, o.seed, whole())
+	for _, out := range []*outcome{c.alone, c.many} {
+		if out == nil {
+			continue
+		}
+		fmt.Fprintln(w, out.line())
+		if len(out.violations) > 0 {
+			err = errors.Join(err, keepHistory(w, o.keep, out, nil), fmt.Errorf("%d violations", len(out.violations)))
+		}
+	}
+	if c.many != nil {
+		c.print(w)
+	}
+	return err
+}
