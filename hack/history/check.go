@@ -1,7 +1,9 @@
 package history
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"time"
@@ -134,12 +136,19 @@ func (c *checker) index() {
 		c.shards[r.Shard] = append(c.shards[r.Shard], r)
 	}
 	for name, all := range c.shards {
-		slices.SortFunc(all, func(a, b *Revision) int { return int(a.Number) - int(b.Number) })
-		for _, r := range all {
-			if r.UID != all[0].UID {
-				c.violate(Asked, nil, "shard %s was lost and made anew", name)
-				break
-			}
+		slices.SortFunc(all, func(a, b *Revision) int { return cmp.Compare(a.Number, b.Number) })
+		c.checkShard(name, all)
+	}
+}
+
+// checkShard: a shard stays itself, and all who see a revision of it see the same.
+func (c *checker) checkShard(name string, all []*Revision) {
+	for i, r := range all[1:] {
+		switch before := all[i]; {
+		case r.UID != before.UID:
+			c.violate(Asked, nil, "shard %s was lost and made anew", name)
+		case r.Number == before.Number && !maps.Equal(r.Data, before.Data):
+			c.violate(Asked, nil, "revision %d of shard %s is told in two ways", r.Number, name)
 		}
 	}
 }
@@ -240,7 +249,7 @@ func (c *checker) guarded(l *life, put *Event, reads []*Event) bool {
 
 func (c *checker) entryAt(shard string, revision uint64, key string) (entry, bool) {
 	all := c.shards[shard]
-	i, ok := slices.BinarySearchFunc(all, revision, func(r *Revision, n uint64) int { return int(r.Number) - int(n) })
+	i, ok := slices.BinarySearchFunc(all, revision, func(r *Revision, n uint64) int { return cmp.Compare(r.Number, n) })
 	if !ok {
 		return entry{}, false
 	}
@@ -301,4 +310,5 @@ func (c *checker) checkEnds() {
 // than it waits, with or without a result that it keeps.
 func documented(exit int) bool { return exit == 6 || exit == 7 || exit == 9 }
 
-func short(stage string) string { return stage[:12] }
+// short is a stage as people are shown it.
+func short(stage string) string { return stage[:min(12, len(stage))] }

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
+
+	"github.com/cairnbuild/cairn/hack/history"
 )
 
 // costs is what the same build costs one runner alone and many at once.
@@ -15,6 +17,17 @@ type costs struct {
 // seconds returns the CPU time of a round: its runners, and its engines since they
 // were started.
 func (o *outcome) seconds() float64 { return o.runnerSeconds + o.engineSeconds + o.startSeconds }
+
+// events returns how many of a kind were recorded.
+func (o *outcome) events(k history.Kind) int {
+	n := 0
+	for _, e := range o.history.Events {
+		if e.Kind == k {
+			n++
+		}
+	}
+	return n
+}
 
 // target is by how much many runners may cost more than one.
 const target = 1.25
@@ -27,6 +40,9 @@ func (c costs) print(w io.Writer) {
 		*outcome
 	}{{"one runner", c.alone}, {"all runners", c.many}} {
 		fmt.Fprintf(w, "%-12s %7.2f CPU s: runners %.2f, engines %.2f, start of engines %.2f\n", o.who, o.seconds(), o.runnerSeconds, o.engineSeconds, o.startSeconds)
+	}
+	for _, k := range []history.Kind{history.LedgerRead, history.LedgerWrite, history.Session, history.TagRead, history.TagPut, history.Push} {
+		fmt.Fprintf(w, "%-12s %7d by one, %d by all\n", k, c.alone.events(k), c.many.events(k))
 	}
 	fmt.Fprintf(w, "%-12s %7.2f ×, wanted at most %.2f\n", "ratio", c.ratio(), target)
 }

@@ -20,6 +20,7 @@ import (
 	"time"
 
 	"github.com/cairnbuild/cairn/hack/history"
+	"github.com/cairnbuild/cairn/lock"
 )
 
 func main() {
@@ -54,12 +55,18 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	f.BoolVar(&o.full, "full", false, "run 32 runners on 4 engines without faults, and measure what they cost")
 	f.StringVar(&o.check, "check", "", "check the history in `FILE`, and run nothing")
 	f.StringVar(&o.keep, "keep", os.TempDir(), "`DIRECTORY` for the histories of failed rounds")
-	f.DurationVar(&o.ttl, "ttl", 3*time.Second, "`TIME` after which a silent session counts as dead")
+	f.DurationVar(&o.ttl, "ttl", 0, "`TIME` after which a silent session counts as dead; 0 is 3s for rounds with faults and cairn's own without")
 	if err := f.Parse(args); err != nil {
 		return err
 	}
 	if o.check != "" {
 		return checkFile(o.check, w)
+	}
+	if o.ttl == 0 {
+		o.ttl = quickTTL
+		if o.full {
+			o.ttl = lock.DefaultTTL
+		}
 	}
 	l, err := newLab(ctx, o.ttl)
 	if err == nil {
@@ -74,6 +81,10 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	}
 	return err
 }
+
+// quickTTL is that of rounds with faults: a dead runner is noticed soon, and a
+// pause of three times the TTL is short.
+const quickTTL = 3 * time.Second
 
 // faulty is the shape of a round with faults.
 func faulty() shape {
