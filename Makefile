@@ -7,8 +7,6 @@ LDFLAGS := -s -w -X $(MODULE)/cmd/internal/cli.version=$(VERSION) -X main.versio
 # Only these are for other systems than Linux as well: the daemon needs Linux.
 CLIENT := ./cmd/cairn
 FUZZTIME ?= 20s
-SOAKTIME ?= 30m
-ROUNDS ?= 5
 
 .DEFAULT_GOAL := help
 .PHONY: help build demo test vet cross lint bench soak model fuzz tools setup clean
@@ -40,12 +38,11 @@ lint: ## Run the linter; .golangci.yml says which rules
 
 bench: setup build ## Measure against plain BuildKit and write docs/benchmarks.md (CASE=… for one)
 	hack/tools/install buildkit
-	$(GO) run ./hack/bench -rounds $(ROUNDS) $(if $(CASE),-case $(CASE))
+	$(GO) run ./hack/bench -rounds $(or $(ROUNDS),5) $(if $(CASE),-case $(CASE))
 
-soak: setup ## Repeat the tests in random order for SOAKTIME
-	hack/tools/install buildkit
+soak: setup ## Play 200 rounds of many runners with faults (ROUNDS=… for another number, SEED=… to repeat)
 	hack/tools/install kube
-	hack/soak $(SOAKTIME)
+	$(GO) run ./hack/stress -rounds $(or $(ROUNDS),200) $(if $(SEED),-seed $(SEED))
 
 model: setup ## Check the protocol models and their mutants (hack/model -soak for larger ones)
 	$(GO) run ./hack/model

@@ -63,18 +63,18 @@ func (r *round) hit(h harm, runner string) {
 	case killing:
 		if p := r.victim(runner); p != nil && r.kill(p) {
 			r.kills.Add(1)
-			r.later.Go(func() { r.replace(p) })
+			r.later.run(func() { r.replace(p) })
 		}
 	case stopping:
 		if p := r.victim(runner); p != nil && r.pause(p, 3*r.lab.ttl) {
 			r.stops.Add(1)
 		}
 	case restarting:
-		r.later.Go(r.restart)
+		r.later.run(r.restart)
 	case bursting:
 		r.bursts.Add(1)
 		r.weather.bursting.Store(true)
-		r.later.Go(func() {
+		r.later.run(func() {
 			<-time.After(burstLasts)
 			r.weather.bursting.Store(false)
 		})

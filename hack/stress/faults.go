@@ -57,8 +57,8 @@ type weather struct {
 	// bursting: the registry answers 503.
 	bursting atomic.Bool
 	injected [fates]atomic.Int64
-	// pending are requests that are done later.
-	pending sync.WaitGroup
+	// pending are the requests that are with a proxy, those too whose runner is gone.
+	pending tasks
 }
 
 // total returns how many exchanges were spoilt.

@@ -140,7 +140,7 @@ func (f *front) pass(w http.ResponseWriter, r *http.Request, x exchange) {
 		w.WriteHeader(http.StatusServiceUnavailable)
 		return
 	case late:
-		f.weather.pending.Go(func() {
+		f.weather.pending.run(func() {
 			<-time.After(f.dice.upTo(maxLate))
 			do(false)
 		})

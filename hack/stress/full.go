@@ -88,7 +88,9 @@ func (l *lab) measure(ctx context.Context, seed uint64, s shape) (costs, error) 
 }
 
 func (o options) runFull(ctx context.Context, l *lab, w io.Writer) error {
-	c, err := l.measure(ctx, o.seed, whole())
+	s := whole()
+	s.work = o.work
+	c, err := l.measure(ctx, o.seed, s)
 	for _, out := range []*outcome{c.alone, c.many} {
 		if out == nil {
 			continue

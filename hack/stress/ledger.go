@@ -28,6 +28,7 @@ func (k *keeping) Read(p []byte) (int, error) {
 // serveAPI is the API server as the runner sees it. It records what happens to
 // ConfigMaps, and which sessions the runner makes.
 func (f *front) serveAPI(w http.ResponseWriter, r *http.Request) {
+	defer f.weather.pending.begin()()
 	resource, name := resourceOf(r.URL.Path)
 	kept := &keeping{ReadCloser: r.Body}
 	r.Body = kept

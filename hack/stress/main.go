@@ -39,6 +39,7 @@ type options struct {
 	seed   uint64
 	shape  shape
 	full   bool
+	work   int
 	check  string
 	keep   string
 	ttl    time.Duration
@@ -53,6 +54,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	f.IntVar(&o.shape.engines, "engines", o.shape.engines, "`NUMBER` of hosts with an engine each")
 	f.IntVar(&o.shape.images, "images", o.shape.images, "`NUMBER` of images of six stages each")
 	f.BoolVar(&o.full, "full", false, "run 32 runners on 4 engines without faults, and measure what they cost")
+	f.IntVar(&o.work, "work", whole().work, "how many `MIB` each command of -full hashes")
 	f.StringVar(&o.check, "check", "", "check the history in `FILE`, and run nothing")
 	f.StringVar(&o.keep, "keep", os.TempDir(), "`DIRECTORY` for the histories of failed rounds")
 	f.DurationVar(&o.ttl, "ttl", 0, "`TIME` after which a silent session counts as dead; 0 is 3s for rounds with faults and cairn's own without")
@@ -91,8 +93,11 @@ func faulty() shape {
 	return shape{runners: 12, engines: 4, images: 6, faults: true, kills: 4, stops: 2, restarts: 1, bursts: 2, limit: 4 * time.Minute}
 }
 
-// whole is the shape of the largest round.
-func whole() shape { return shape{runners: 32, engines: 4, images: 20, limit: 8 * time.Minute} }
+// whole is the shape of the largest round. Its commands hash 200 MiB each, which is
+// about a second of work, as a short compilation is.
+func whole() shape {
+	return shape{runners: 32, engines: 4, images: 20, work: 200, limit: 8 * time.Minute}
+}
 
 // totals sums rounds up.
 type totals struct {

@@ -138,7 +138,7 @@ func (r *round) pause(p *process, d time.Duration) bool {
 		return false
 	}
 	r.record.add(history.Event{Kind: history.Stop, Runner: p.name, Note: d.String()})
-	r.later.Go(func() {
+	r.later.run(func() {
 		<-time.After(d)
 		_ = p.cmd.Process.Signal(syscall.SIGCONT) // it may have been killed meanwhile
 	})

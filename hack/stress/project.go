@@ -25,8 +25,8 @@ type project struct {
 
 // newProject makes a repository of images whose commands give another result each
 // time that they run, and count how often they do. Nothing is shared between two
-// images, and nothing with another project.
-func (l *lab) newProject(ctx context.Context, name string, images int) (project, error) {
+// images, and nothing with another project. Each command hashes work MiB on its way.
+func (l *lab) newProject(ctx context.Context, name string, images, work int) (project, error) {
 	p := project{name: name, dir: filepath.Join(l.dir, "p", name), commands: images * len(sections())}
 	repo, err := runner.NewRepository(ctx, p.dir)
 	if err != nil {
@@ -38,7 +38,11 @@ func (l *lab) newProject(ctx context.Context, name string, images int) (project,
 		fmt.Fprintf(&file, "---\nimage: i%d\nfrom: %s\nfromCacheVersion: %s-%d\n", i, l.base, name, i)
 		fmt.Fprintf(&file, "git:\n- add: /src\n  to: /src\n  stageDependencies: {install: [a]}\nshell:\n")
 		for _, s := range sections() {
-			fmt.Fprintf(&file, "  %s:\n  - cat /proc/sys/kernel/random/uuid > /%s\n  - wget -q -O /dev/null %s\n", s, s, l.counter.URL()+"/"+commandName(name, fmt.Sprint("i", i), s))
+			fmt.Fprintf(&file, "  %s:\n  - cat /proc/sys/kernel/random/uuid > /%s\n", s, s)
+			if work > 0 {
+				fmt.Fprintf(&file, "  - dd if=/dev/zero bs=1M count=%d 2>/dev/null | sha256sum >> /%s\n", work, s)
+			}
+			fmt.Fprintf(&file, "  - wget -q -O /dev/null %s/%s\n", l.counter.URL(), commandName(name, fmt.Sprint("i", i), s))
 		}
 	}
 	for path, content := range map[string]string{"cairn.yaml": file.String(), "src/a": "a\n", "src/b": name + "\n"} {

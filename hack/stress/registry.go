@@ -12,6 +12,7 @@ import (
 // serveRegistry is the registry as the runner sees it. It records what happens to
 // manifests of the stages storage.
 func (f *front) serveRegistry(w http.ResponseWriter, r *http.Request) {
+	defer f.weather.pending.begin()()
 	busy := f.weather.bursting.Load()
 	ref, ok := strings.CutPrefix(r.URL.Path, "/v2/"+f.repository+"/manifests/")
 	recorded := ok && (r.Method == http.MethodPut || !isDigest(ref) && (r.Method == http.MethodGet || r.Method == http.MethodHead))

@@ -18,6 +18,8 @@ import (
 // shape is how large a round is and what befalls it.
 type shape struct {
 	runners, engines, images int
+	// work is how many MiB each command hashes, besides what it is about.
+	work int
 	// faults: the proxies spoil exchanges.
 	faults bool
 	// skewed: the clocks of runners are wrong, by up to an hour each way.
@@ -47,7 +49,7 @@ type round struct {
 	dice    *dice
 	plan    []blow
 	ctx     context.Context // of the round; what strikes late needs it too
-	later   sync.WaitGroup  // what the round itself still does
+	later   tasks           // what the round itself still does
 	crash   sync.Mutex
 
 	kills, stops, restarts, bursts atomic.Int64
@@ -83,7 +85,7 @@ func (l *lab) play(ctx context.Context, seed uint64, s shape, hosts []*host) (*o
 		return nil, err
 	}
 	var err error
-	if r.project, err = l.newProject(ctx, name, s.images); err != nil {
+	if r.project, err = l.newProject(ctx, name, s.images, s.work); err != nil {
 		return nil, err
 	}
 	r.record = newRecorder(history.History{
@@ -174,7 +176,7 @@ func (r *round) await(limit time.Duration) {
 	for {
 		p := r.victim("")
 		if p == nil {
-			r.later.Wait() // a replacement may be on its way
+			r.later.wait() // a replacement may be on its way
 			if p = r.victim(""); p == nil {
 				return
 			}
@@ -195,8 +197,8 @@ func (r *round) await(limit time.Duration) {
 
 // settle waits for all that was sent late, with the servers as they should be.
 func (r *round) settle() {
-	r.later.Wait()
-	r.weather.pending.Wait()
+	r.later.wait()
+	r.weather.pending.wait()
 	r.weather.bursting.Store(false)
 }
 
@@ -204,7 +206,6 @@ func (r *round) settle() {
 func (r *round) lastRun() {
 	r.mu.Lock()
 	r.clean = true
-	r.plan = nil
 	r.mu.Unlock()
 	r.record.onStrike(func(moment, int, string) {})
 	if err := r.launch("last", r.hosts[0], 0); err != nil {

@@ -1,0 +1,105 @@
+package main
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"testing"
+	"time"
+
+	"github.com/cairnbuild/cairn/lock"
+)
+
+// shared is set by TestMain, before any test runs.
+var shared *lab
+
+func TestMain(m *testing.M) {
+	ctx := context.Background()
+	l, err := newLab(ctx, quickTTL)
+	code := 1
+	if err == nil {
+		shared = l
+		code = m.Run()
+	}
+	if l != nil {
+		err = errors.Join(err, l.close())
+	}
+	if err != nil {
+		fmt.Fprintln(os.Stderr, "stress:", err)
+		code = 1
+	}
+	os.Exit(code)
+}
+
+// judge fails the test for what is wrong with a round, and keeps its history.
+func judge(t *testing.T, o *outcome, err error) {
+	t.Helper()
+	if o == nil {
+		t.Fatal(err)
+	}
+	t.Log(o.line())
+	if err == nil && len(o.violations) == 0 {
+		return
+	}
+	dir, made := os.MkdirTemp("", "cairn-stress-")
+	if made != nil {
+		t.Fatal(made)
+	}
+	var b bytes.Buffer
+	if kept := keepHistory(&b, dir, o, err); kept != nil {
+		t.Error(kept)
+	}
+	t.Error(b.String())
+}
+
+// seed is another one each time; a failure names it.
+func seed() uint64 { return uint64(time.Now().UnixNano()) } //nolint:gosec // a time after 1970
+
+func TestFaultsBreakNoPromise(t *testing.T) {
+	const rounds = 10
+	hosts, err := shared.engines(t.Context(), faulty().engines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var all totals
+	first := seed()
+	for i := range uint64(rounds) {
+		o, err := shared.play(t.Context(), first+i, faulty(), hosts)
+		judge(t, o, err)
+		all.add(o)
+	}
+	if all.faults < 10*rounds || all.kills < rounds || all.stops < rounds/2 || all.restarts < rounds/2 {
+		t.Errorf("too little happened: %+v", all)
+	}
+}
+
+func TestWrongClocksHaveNoEffect(t *testing.T) {
+	s := faulty()
+	s.skewed, s.faults = true, false
+	s.kills, s.stops, s.restarts, s.bursts = 0, 0, 0, 0
+	hosts, err := shared.engines(t.Context(), s.engines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := shared.play(t.Context(), seed(), s, hosts)
+	judge(t, o, err)
+}
+
+// Without faults each command runs once, which the checker demands, and many
+// runners cost little more than one. The sessions have their usual TTL: it is the
+// ordinary case that is measured.
+func TestManyRunnersCostLittleMoreThanOne(t *testing.T) {
+	shared.ttl = lock.DefaultTTL
+	defer func() { shared.ttl = quickTTL }()
+	c, err := shared.measure(t.Context(), seed(), whole())
+	judge(t, c.alone, err)
+	judge(t, c.many, err)
+	var b bytes.Buffer
+	c.print(&b)
+	t.Log("\n" + b.String())
+	if c.ratio() > target {
+		t.Errorf("the CPU time of all is %.2f times that of one", c.ratio())
+	}
+}
