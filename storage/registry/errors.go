@@ -35,6 +35,8 @@ type refusal struct {
 	attempt int
 	// sound is that of the call.
 	sound bool
+	// away: another host said it, to which the registry had sent.
+	away bool
 }
 
 func (r *refusal) Error() string {

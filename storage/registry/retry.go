@@ -74,6 +74,7 @@ func (h *host) try(ctx context.Context, c call, attempt int) (*http.Response, er
 	}
 	r := refusalOf(resp)
 	r.attempt, r.sound = attempt, c.sound
+	r.away = !h.owns(resp.Request.URL) && !sameHost(c.url, resp.Request.URL)
 	return nil, r
 }
 
@@ -108,7 +109,8 @@ func (p *patience) again(ctx context.Context, op operation, err error) bool {
 func (p *patience) delay(err error) (time.Duration, bool) {
 	o := p.h.o
 	class := classOf(err)
-	if errors.As(err, new(*sourceError)) || !errors.Is(class, storage.ErrTransient) && !errors.Is(class, storage.ErrRateLimited) {
+	passes := errors.Is(class, storage.ErrTransient) || errors.Is(class, storage.ErrRateLimited) || p.attempt == 1 && expired(err)
+	if errors.As(err, new(*sourceError)) || !passes {
 		return 0, false
 	}
 	if p.attempt >= o.Retry.Attempts {
@@ -124,4 +126,12 @@ func (p *patience) delay(err error) (time.Duration, bool) {
 		d = max(d, r.retryAfter)
 	}
 	return d, p.waited+d <= o.Retry.Budget
+}
+
+// expired reports whether err may be the refusal of an address that a registry has
+// signed for an object storage, and whose time is over: a proxy before the registry
+// may have kept it, or the request was slow to come. The registry signs a new one.
+func expired(err error) bool {
+	var r *refusal
+	return errors.As(err, &r) && r.away && (r.status == http.StatusForbidden || r.status == http.StatusUnauthorized)
 }
