@@ -50,6 +50,16 @@ func count(what string, got, limit int64) figure {
 	return figure{what: what, got: fmt.Sprint(got), target: fmt.Sprintf("≤ %d", limit), missed: got > limit}
 }
 
+// mebibytes must not be more than limit; both are bytes.
+func mebibytes(what string, got, limit int64) figure {
+	return figure{what: what, got: fmt.Sprintf("%d MiB", got>>20), target: fmt.Sprintf("≤ %d MiB", limit>>20), missed: got > limit}
+}
+
+// atLeast must not be less than limit.
+func atLeast(what string, got, limit int64) figure {
+	return figure{what: what, got: fmt.Sprint(got), target: fmt.Sprintf("≥ %d", limit), missed: got < limit}
+}
+
 // exactly must be want.
 func exactly(what string, got, want any) figure {
 	return figure{what: what, got: fmt.Sprint(got), target: fmt.Sprint(want), missed: got != want}
