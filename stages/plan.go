@@ -4,6 +4,9 @@ import "slices"
 
 // Mapping places files of a git tree into an image.
 type Mapping struct {
+	// Remote names another repository that the files come from; the zero value is
+	// the project's own.
+	Remote Remote
 	// Add is the slash-separated path in the tree, relative to it and clean; "." is all of it.
 	Add string
 	// To is the absolute, clean target path. Where Add is a file, so is To.
@@ -153,6 +156,8 @@ type Plan struct {
 	// Others are images that were not asked for, but that Images begin or import
 	// from, each after those that it is made from itself.
 	Others []*Image
+	// Remotes are the other repositories that files come from.
+	Remotes []RemoteCommit
 }
 
 // All returns Images and then Others.

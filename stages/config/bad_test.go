@@ -74,7 +74,6 @@ ansible: {}
 		"werf.yaml:5:1: gitWorktree is not supported in werf.yaml",
 		"werf.yaml:6:1: build is not supported in werf.yaml",
 		`werf.yaml:7:1: unknown key "env" in the project document`,
-		"werf.yaml:12:3: git[0]: other repositories (git.url) are not supported",
 		`werf.yaml:14:9: shell: unknown key "interpreter"`,
 		"werf.yaml:16:3: import[0]: import.artifact is not supported",
 		"werf.yaml:19:3: import[1]: import.from is not supported in werf.yaml",

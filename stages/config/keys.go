@@ -1,6 +1,7 @@
 package config
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"slices"
@@ -103,7 +104,12 @@ func imageObject() value[imageDoc] {
 		field(keyInfo{name: "fromImage", doc: "Image of this project to begin from."}, text(), func(t *d, v string, n *yaml.Node) { t.FromImage, t.fromImageAt = v, n }),
 		field(keyInfo{name: "fromCacheVersion", doc: "Any text; another one builds the image anew from the base on."}, plain(), func(t *d, v string, _ *yaml.Node) { t.CacheVersion = v }),
 		field(keyInfo{name: "platform", doc: "Platforms of the image.", otherwise: "those of the project"}, platforms(), func(t *d, v []stages.Platform, _ *yaml.Node) { t.Platforms = v }),
-		field(keyInfo{name: "git", doc: "Files of the commit to place in the image. Of two mappings that give the same path the later one wins."}, listOf(gitObject()), func(t *d, v []stages.Mapping, n *yaml.Node) { t.Git, t.gitAt = v, n }),
+		field(keyInfo{name: "git", doc: "Files of the commit, or of other repositories, to place in the image. Of two mappings that give the same path the later one wins."}, listOf(gitObject()), func(t *d, v []gitDoc, n *yaml.Node) {
+			t.gitAt = n
+			for _, m := range v {
+				t.Git = append(t.Git, m.Mapping)
+			}
+		}),
 		field(keyInfo{name: "shell", doc: "Commands to run."}, shellObject(), setShell),
 		field(keyInfo{name: "import", doc: "Files to take from other images of the project."}, listOf(importObject()), func(t *d, v []importDoc, _ *yaml.Node) {
 			for _, i := range v {
@@ -186,28 +192,59 @@ func nameOrNull() value[string] {
 	}
 }
 
+// gitDoc is one element of git.
+type gitDoc struct {
+	stages.Mapping
+	url                 string
+	branch, tag, commit string
+}
+
 // gitObject is one mapping of git.
-func gitObject() value[stages.Mapping] {
-	type m = stages.Mapping
-	return object[m]{
+func gitObject() value[gitDoc] {
+	type d = gitDoc
+	return object[d]{
 		title:   "git",
-		doc:     "A mapping places files of the commit in the image. A command sees only the files that stageDependencies declares for it; all others come last.",
-		example: "git:\n- add: /frontend\n  to: /app\n  owner: app\n  excludePaths: [\"**/*.md\"]\n  stageDependencies:\n    install: [package.json, package-lock.json]\n    setup: src\n",
+		doc:     "A mapping places files of the commit in the image, or with url those of another repository. A command sees only the files that stageDependencies declares for it; all others come last.",
+		example: "git:\n- add: /frontend\n  to: /app\n  owner: app\n  excludePaths: [\"**/*.md\"]\n  stageDependencies:\n    install: [package.json, package-lock.json]\n    setup: src\n- url: https://git.example.com/shop/assets.git\n  branch: main   # cairn.lock pins the commit\n  add: /icons\n  to: /app/icons\n",
 		refused: gitRefusals(),
-		finish: func(_ *reader, _ *yaml.Node, _ map[string]*yaml.Node, into *m) {
-			if into.Add == "" {
-				into.Add = "."
-			}
-		},
+		finish:  finishGit,
 	}.asValue(
-		field(keyInfo{name: "add", doc: "File or directory of the tree, relative to the configuration file; a leading / means its directory.", otherwise: "/"}, inTree(), func(t *m, v string, _ *yaml.Node) { t.Add = v }),
-		field(keyInfo{name: "to", required: true, doc: "Where it goes in the image. Where add is a file, so is to."}, absolute(), func(t *m, v string, _ *yaml.Node) { t.To = v }),
-		field(keyInfo{name: "owner", doc: "Owner in the image, a name or number.", otherwise: "0"}, account(), func(t *m, v string, _ *yaml.Node) { t.Owner = v }),
-		field(keyInfo{name: "group", doc: "Group in the image, a name or number.", otherwise: "0"}, account(), func(t *m, v string, _ *yaml.Node) { t.Group = v }),
-		field(keyInfo{name: "includePaths", doc: "Only these, relative to add; ** crosses directories, a directory means all below it.", otherwise: "everything"}, globs(), func(t *m, v []string, _ *yaml.Node) { t.IncludePaths = v }),
-		field(keyInfo{name: "excludePaths", doc: "Not these, relative to add.", otherwise: "nothing"}, globs(), func(t *m, v []string, _ *yaml.Node) { t.ExcludePaths = v }),
-		field(keyInfo{name: "stageDependencies", doc: "The files that each command section needs.", otherwise: "the whole mapping is placed before install"}, dependencies(), func(t *m, v map[stages.Kind][]string, _ *yaml.Node) { t.StageDependencies = v }),
+		field(keyInfo{name: "add", doc: "File or directory of the tree, relative to the configuration file, or with url to the root of that repository; a leading / means the same.", otherwise: "/"}, inTree(), func(t *d, v string, _ *yaml.Node) { t.Add = v }),
+		field(keyInfo{name: "to", required: true, doc: "Where it goes in the image. Where add is a file, so is to."}, absolute(), func(t *d, v string, _ *yaml.Node) { t.To = v }),
+		field(keyInfo{name: "owner", doc: "Owner in the image, a name or number.", otherwise: "0"}, account(), func(t *d, v string, _ *yaml.Node) { t.Owner = v }),
+		field(keyInfo{name: "group", doc: "Group in the image, a name or number.", otherwise: "0"}, account(), func(t *d, v string, _ *yaml.Node) { t.Group = v }),
+		field(keyInfo{name: "includePaths", doc: "Only these, relative to add; ** crosses directories, a directory means all below it.", otherwise: "everything"}, globs(), func(t *d, v []string, _ *yaml.Node) { t.IncludePaths = v }),
+		field(keyInfo{name: "excludePaths", doc: "Not these, relative to add.", otherwise: "nothing"}, globs(), func(t *d, v []string, _ *yaml.Node) { t.ExcludePaths = v }),
+		field(keyInfo{name: "stageDependencies", doc: "The files that each command section needs.", otherwise: "the whole mapping is placed before install"}, dependencies(), func(t *d, v map[stages.Kind][]string, _ *yaml.Node) { t.StageDependencies = v }),
+		field(keyInfo{name: "url", doc: "Another repository: https://, ssh://, USER@HOST:PATH, or file:// with --allow-file-urls. No login stands in it: git's credential helpers and ssh keys are used.", otherwise: "the project's own"}, repositoryURL(), func(t *d, v string, _ *yaml.Node) { t.url = v }),
+		field(keyInfo{name: "branch", doc: "Branch of url, pinned by cairn.lock. At most one of branch, tag and commit is given.", otherwise: "the repository's main one"}, refName("heads"), func(t *d, v string, _ *yaml.Node) { t.branch = v }),
+		field(keyInfo{name: "tag", doc: "Tag of url, pinned by cairn.lock."}, refName("tags"), func(t *d, v string, _ *yaml.Node) { t.tag = v }),
+		field(keyInfo{name: "commit", doc: "Commit of url by its full id, which needs no entry in cairn.lock."}, commitID(), func(t *d, v string, _ *yaml.Node) { t.commit = v }),
+		field(keyInfo{name: "name", doc: "Read and not used.", werfOnly: true}, plain(), func(*d, string, *yaml.Node) {}),
 	)
+}
+
+func finishGit(r *reader, _ *yaml.Node, present map[string]*yaml.Node, into *gitDoc) {
+	if into.Add == "" {
+		into.Add = "."
+	}
+	var given []string
+	for _, key := range []string{"branch", "tag", "commit"} {
+		if present[key] == nil {
+			continue
+		}
+		given = append(given, key)
+		if present["url"] == nil {
+			r.failf(present[key], "files of the project's own repository are those of the commit that is built", "%q has a meaning only with \"url\"", key)
+		}
+	}
+	if len(given) > 1 {
+		r.failf(present[given[1]], "remove one of them", "%q and %q exclude each other", given[0], given[1])
+	}
+	if into.url != "" {
+		ref := cmp.Or(into.commit, prefixed("refs/heads/", into.branch), prefixed("refs/tags/", into.tag), stages.RemoteHead)
+		into.Remote = stages.Remote{URL: into.url, Ref: ref}
+	}
 }
 
 func dependencies() value[map[stages.Kind][]string] {

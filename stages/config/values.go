@@ -93,13 +93,7 @@ func base() value[string] {
 			return "", false
 		}
 		if to.Kind == yaml.ScalarNode && holdsLogin(to.Value) {
-			at := r.place(to)
-			at.rendered = "" // it shows the login
-			message := "the reference holds a login, or something else than a digest (sha256:…) after an @"
-			if where := r.where(); where != "" {
-				message = where + ": " + message
-			}
-			r.problems.addf(at, "log in with \"docker login\" and leave what stands before the @ out; a login that was committed is known to all who can read the repository", "%s", message)
+			r.failLogin(to, "the reference holds a login, or something else than a digest (sha256:…) after an @", "log in with \"docker login\" and leave what stands before the @ out; a login that was committed is known to all who can read the repository")
 			return "", false
 		}
 		return form.read(r, to)
@@ -110,6 +104,58 @@ func base() value[string] {
 func holdsLogin(reference string) bool {
 	_, after, found := strings.Cut(reference, "@")
 	return found && (!strings.HasPrefix(after, "sha256:") || strings.ContainsAny(after, "@/"))
+}
+
+// repositoryURL reads the URL of a git repository. One with a login in it is not
+// repeated.
+func repositoryURL() value[string] {
+	form := checked(text(), "the URL of a git repository", func(s string) (string, error) {
+		if err := stages.CheckGitURL(s); err != nil {
+			return "", fmt.Errorf("%q is no URL of a repository: %w", shorten(s), err)
+		}
+		return s, nil
+	})
+	return value[string]{words: form.words, schema: form.schema, read: func(r *reader, n *yaml.Node) (string, bool) {
+		to, ok := r.resolve(n)
+		if !ok {
+			return "", false
+		}
+		if to.Kind == yaml.ScalarNode && errors.Is(stages.CheckGitURL(to.Value), stages.ErrGitLogin) {
+			r.failLogin(to, stages.ErrGitLogin.Error(), "leave the login out and have git find it: a credential helper, url.….insteadOf, an ssh key; a login that was committed is known to all who can read the repository")
+			return "", false
+		}
+		return form.read(r, to)
+	}}
+}
+
+// refName reads the name of a branch ("heads") or tag ("tags").
+func refName(kind string) value[string] {
+	return checked(plain(), "a name", func(s string) (string, error) {
+		if err := stages.CheckGitRef("refs/" + kind + "/" + s); err != nil || stages.IsGitCommit(s) {
+			return "", fmt.Errorf("%q is no name of a branch or tag", shorten(s))
+		}
+		return s, nil
+	})
+}
+
+// commitID reads the full id of a commit.
+func commitID() value[string] {
+	return checked(plain(), "the full id of a commit", func(s string) (string, error) {
+		if !stages.IsGitCommit(s) {
+			return "", fmt.Errorf("%q is no full id of a commit: want 40 or 64 lower-case hexadecimal digits", shorten(s))
+		}
+		return s, nil
+	})
+}
+
+// failLogin reports something with a login in it, without showing that.
+func (r *reader) failLogin(n *yaml.Node, message, hint string) {
+	at := r.place(n)
+	at.rendered = "" // it shows the login
+	if where := r.where(); where != "" {
+		message = where + ": " + message
+	}
+	r.problems.addf(at, hint, "%s", message)
 }
 
 // oneOf reads one of some words.

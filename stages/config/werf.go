@@ -59,13 +59,10 @@ func projectRefusals() []refusal {
 }
 
 func gitRefusals() []refusal {
-	var out []refusal
-	for _, key := range []string{"url", "branch", "tag", "commit", "name", "basicAuth"} {
-		out = append(out, refusal{key: key, message: "other repositories (git." + key + ") are not supported", hint: "fetch a fixed commit of it in shell, or copy its files into this repository"})
+	return []refusal{
+		{key: "basicAuth", message: "git.basicAuth is not supported", hint: "leave the login out and have git find it: a credential helper, url.….insteadOf, an ssh key"},
+		{key: "herebyIAdmitThatBranchMightBreakReproducibility", message: "git.herebyIAdmitThatBranchMightBreakReproducibility is not supported", hint: `remove the key; cairn.lock pins the commit of a branch, "cairn lock --update" moves it`},
 	}
-	return append(out, refusal{
-		key: "herebyIAdmitThatBranchMightBreakReproducibility", message: "other repositories are not supported", hint: "fetch a fixed commit of it in shell, or copy its files into this repository",
-	})
 }
 
 func importRefusals() []refusal {

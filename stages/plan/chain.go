@@ -24,6 +24,11 @@ func (c *chain) build(ctx context.Context) error {
 	if err := c.start(ctx); err != nil {
 		return c.wrap(err)
 	}
+	for i := range c.cfg.Git {
+		if err := c.remote(ctx, c.cfg.Git[i].Remote); err != nil {
+			return c.wrap(c.mappingError(i, err))
+		}
+	}
 	for _, k := range stages.Kinds() {
 		if _, ok := c.cfg.Shell[k]; ok {
 			c.commands = append(c.commands, k)

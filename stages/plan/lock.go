@@ -25,6 +25,8 @@ type Lock struct {
 	// Bases maps a base reference, as configured, and a platform to the digest of
 	// the platform's manifest.
 	Bases map[string]map[stages.Platform]string
+	// Remotes maps the URL of another repository and a ref to the id of a commit.
+	Remotes map[string]map[string]string
 	// Salts maps an image's name to a word that is part of its first command
 	// stage, so that a new word has its commands run again.
 	Salts map[string]string
@@ -49,6 +51,15 @@ func (l *Lock) Encode() []byte {
 			fmt.Fprintf(&b, "    %s: %s\n", p, l.Bases[ref][p])
 		}
 	}
+	if len(l.Remotes) > 0 {
+		fmt.Fprintln(&b, "repositories:")
+	}
+	for _, url := range slices.Sorted(maps.Keys(l.Remotes)) {
+		fmt.Fprintf(&b, "  %s:\n", strconv.Quote(url))
+		for _, ref := range slices.Sorted(maps.Keys(l.Remotes[url])) {
+			fmt.Fprintf(&b, "    %s: %s\n", strconv.Quote(ref), strconv.Quote(l.Remotes[url][ref]))
+		}
+	}
 	if len(l.Salts) > 0 {
 		fmt.Fprintln(&b, "salts:")
 	}
@@ -70,6 +81,28 @@ func (l *Lock) Pin(ref string, p stages.Platform, digest string) {
 		l.Bases[ref] = make(map[stages.Platform]string)
 	}
 	l.Bases[ref][p] = digest
+}
+
+// Commit returns the commit that a remote is pinned to, or "".
+func (l *Lock) Commit(r stages.Remote) string {
+	if id := r.Commit(); id != "" {
+		return id
+	}
+	return l.Remotes[r.URL][r.Ref]
+}
+
+// PinCommit sets the commit of a remote. One that names a commit itself needs no entry.
+func (l *Lock) PinCommit(r stages.Remote, commit string) {
+	if r.Commit() != "" {
+		return
+	}
+	if l.Remotes == nil {
+		l.Remotes = make(map[string]map[string]string)
+	}
+	if l.Remotes[r.URL] == nil {
+		l.Remotes[r.URL] = make(map[string]string)
+	}
+	l.Remotes[r.URL][r.Ref] = commit
 }
 
 // Refresh sets the salt of an image.

@@ -50,10 +50,12 @@ func ParseLock(b []byte) (*Lock, error) {
 			version, err = readVersion(value)
 		case "bases":
 			l.Bases, err = readBases(value)
+		case "repositories":
+			l.Remotes, err = readRemotes(value)
 		case "salts":
 			l.Salts, err = readSalts(value)
 		default:
-			err = lockErrorf(key.Line, "unknown key %q: want version, bases or salts", brief(key.Value))
+			err = lockErrorf(key.Line, "unknown key %q: want version, bases, repositories or salts", brief(key.Value))
 		}
 		return err
 	})
@@ -153,6 +155,30 @@ func readBases(n *yaml.Node) (map[string]map[stages.Platform]string, error) {
 				return lockErrorf(digest.Line, "%q is no manifest digest: want sha256: and 64 lower-case hexadecimal digits", brief(digest.Value))
 			}
 			digests[p] = digest.Value
+			return nil
+		})
+	})
+}
+
+func readRemotes(n *yaml.Node) (map[string]map[string]string, error) {
+	remotes := make(map[string]map[string]string)
+	return remotes, eachPair(n, func(url, refs *yaml.Node) error {
+		switch err := stages.CheckGitURL(url.Value); {
+		case errors.Is(err, stages.ErrGitLogin):
+			return lockErrorf(url.Line, "%w", err)
+		case err != nil:
+			return lockErrorf(url.Line, "%q is no URL of a repository: %w", brief(url.Value), err)
+		}
+		commits := make(map[string]string)
+		remotes[url.Value] = commits
+		return eachPair(refs, func(ref, commit *yaml.Node) error {
+			if err := stages.CheckGitRef(ref.Value); err != nil {
+				return lockErrorf(ref.Line, "%w", err)
+			}
+			if !isWord(commit) || !stages.IsGitCommit(commit.Value) {
+				return lockErrorf(commit.Line, "%q is no id of a commit: want 40 or 64 lower-case hexadecimal digits", brief(commit.Value))
+			}
+			commits[ref.Value] = commit.Value
 			return nil
 		})
 	})

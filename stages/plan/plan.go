@@ -26,6 +26,15 @@ type Bases interface {
 	ResolveBase(ctx context.Context, reference string, p stages.Platform) (digest string, err error)
 }
 
+// Remotes reads other repositories.
+type Remotes interface {
+	// ResolveRemote returns the commit that a remote's ref names at the moment.
+	ResolveRemote(ctx context.Context, r stages.Remote) (commit string, err error)
+	// OpenRemote makes the files of a commit known to Files. Nothing is fetched
+	// that was before.
+	OpenRemote(ctx context.Context, r stages.Remote, commit string) error
+}
+
 // Input is everything that a plan follows from.
 type Input struct {
 	Project *config.Project
@@ -34,6 +43,8 @@ type Input struct {
 	Lock *Lock
 	// Bases is asked, once for each base and platform, where Lock has no entry.
 	Bases Bases
+	// Remotes is asked, once for each remote, where a mapping has one.
+	Remotes Remotes
 	// Images are the names to plan, each with what it needs; none means all.
 	Images []string
 }
@@ -53,11 +64,12 @@ func Make(ctx context.Context, in Input) (*stages.Plan, error) {
 		stages: make(map[stages.Digest]*stages.Stage),
 		bases:  make(map[Base]*stages.BaseRef),
 	}
+	m.plan = &stages.Plan{Project: in.Project.Name}
 	wanted, err := m.wanted()
 	if err != nil {
 		return nil, err
 	}
-	p := &stages.Plan{Project: in.Project.Name}
+	p := m.plan
 	for _, img := range wanted {
 		for _, platform := range img.Platforms {
 			planned, err := m.image(ctx, img, platform)
@@ -91,6 +103,20 @@ func BasesOf(p *config.Project) []Base {
 	return out
 }
 
+// RemotesOf returns the other repositories that the project refers to, each once
+// and in order.
+func RemotesOf(p *config.Project) []stages.Remote {
+	var out []stages.Remote
+	for i := range p.Images {
+		for _, m := range p.Images[i].Git {
+			if !m.Remote.IsZero() && !slices.Contains(out, m.Remote) {
+				out = append(out, m.Remote)
+			}
+		}
+	}
+	return out
+}
+
 type imageKey struct {
 	name     string
 	platform stages.Platform
@@ -103,6 +129,7 @@ type maker struct {
 	order  []*stages.Image // images as they were finished
 	stages map[stages.Digest]*stages.Stage
 	bases  map[Base]*stages.BaseRef
+	plan   *stages.Plan
 }
 
 func (m *maker) wanted() ([]*config.Image, error) {
@@ -176,6 +203,27 @@ func (m *maker) base(ctx context.Context, ref string, p stages.Platform) (*stage
 	}
 	m.bases[key] = b
 	return b, nil
+}
+
+// remote has the files of another repository be known: those of the commit that
+// is pinned, or else of one answer for the whole run.
+func (m *maker) remote(ctx context.Context, r stages.Remote) error {
+	if r.IsZero() || slices.ContainsFunc(m.plan.Remotes, func(c stages.RemoteCommit) bool { return c.Remote == r }) {
+		return nil
+	}
+	c := stages.RemoteCommit{Remote: r, Commit: m.Lock.Commit(r), Pinned: true}
+	if c.Commit == "" {
+		commit, err := m.Remotes.ResolveRemote(ctx, r)
+		if err != nil {
+			return err
+		}
+		c.Commit, c.Pinned = commit, false
+	}
+	if err := m.Remotes.OpenRemote(ctx, r, c.Commit); err != nil {
+		return err
+	}
+	m.plan.Remotes = append(m.plan.Remotes, c)
+	return nil
 }
 
 // intern returns the stage of s's recipe: the one that is there, or s.

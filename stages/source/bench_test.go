@@ -66,6 +66,42 @@ func BenchmarkIdentitiesOf100ImagesIn10000Files(b *testing.B) {
 	benchIdentities(b, 10_000, benchSelections(100, 2))
 }
 
+// manyMappings are those of one image: all of the tree to one place, each with
+// globs of its own, so that each hides something of those before it.
+func manyMappings(n int) []stages.Mapping {
+	out := make([]stages.Mapping, n)
+	for i := range out {
+		out[i] = stages.Mapping{
+			Add: ".", To: "/app", IncludePaths: []string{fmt.Sprintf("**/*%d.go", i), fmt.Sprintf("services/svc-0%d*/**", i%10), "**/*.json"},
+			ExcludePaths:      []string{fmt.Sprintf("**/package%02d/**", i), "**/*_test.go"},
+			StageDependencies: map[stages.Kind][]string{stages.KindInstall: {"**/*.json"}, stages.KindSetup: {fmt.Sprintf("**/file*%d.go", i)}},
+		}
+		if i%4 == 3 { // some come from below, or go there
+			out[i].Add, out[i].To = "services", "/app/services"
+		}
+	}
+	return out
+}
+
+func BenchmarkAPlanOf20MappingsOf50000Files(b *testing.B) {
+	tree := benchTree(b, 50_000)
+	mappings := manyMappings(20)
+	kinds := []stages.Kind{stages.KindInstall, stages.KindSetup}
+	for b.Loop() {
+		fresh := newTree(nil, "", tree.files)
+		for i := range mappings {
+			var later []*stages.Mapping
+			for j := i + 1; j < len(mappings); j++ {
+				later = append(later, &mappings[j])
+			}
+			for _, k := range append(kinds, stages.KindSource) {
+				_, _, err := fresh.Identity(stages.Selection{Mapping: &mappings[i], Kind: k, Stages: kinds, Later: later})
+				must(b, err)
+			}
+		}
+	}
+}
+
 func BenchmarkCommit(b *testing.B) {
 	for _, files := range []int{10_000, 50_000} {
 		b.Run(fmt.Sprint(files), func(b *testing.B) {

@@ -35,6 +35,10 @@ var (
 	ErrLFSPointer = errors.New("malformed Git LFS pointer")
 	// ErrLFSMissing: the local store of Git LFS lacks a content.
 	ErrLFSMissing = errors.New("the content is not in the local Git LFS store")
+	// ErrRemoteRefused: another repository is not one that may be read.
+	ErrRemoteRefused = errors.New("refused")
+	// ErrRemote: another repository cannot be reached, or does not give what it is asked for.
+	ErrRemote = errors.New("the other repository does not answer")
 	// ErrNotRegular: the path is no regular file.
 	ErrNotRegular = errors.New("not a regular file")
 	// ErrTooLarge: a file or a tree is larger than the limits of this package.

@@ -37,6 +37,10 @@ type git struct {
 	dir string
 	// options stand after fixedOptions.
 	options []string
+	// environ is added to the environment.
+	environ []string
+	// detached has git, and what it runs, find no terminal to ask a person on.
+	detached bool
 }
 
 // command returns a git command that dies with ctx and whose standard error
@@ -45,7 +49,10 @@ func (g git) command(ctx context.Context, args ...string) (*exec.Cmd, *tail) {
 	all := slices.Concat(fixedOptions(), g.options, args)
 	cmd := exec.CommandContext(ctx, "git", all...)
 	cmd.Dir = g.dir
-	cmd.Env = gitEnvironment(os.Environ())
+	cmd.Env = append(gitEnvironment(os.Environ()), g.environ...)
+	if g.detached {
+		detach(cmd)
+	}
 	cmd.WaitDelay = killDelay
 	stderr := new(tail)
 	cmd.Stderr = stderr

@@ -112,6 +112,7 @@ func partitionKey(m *stages.Mapping, deps []declaration, later []*stages.Mapping
 
 // appendFilter appends what decides which files a mapping has.
 func appendFilter(b []byte, m *stages.Mapping) []byte {
+	b = appendString(appendString(b, m.Remote.URL), m.Remote.Ref)
 	return appendStrings(appendStrings(appendString(b, m.Add), m.IncludePaths), m.ExcludePaths)
 }
 
@@ -130,7 +131,11 @@ func appendString(b []byte, s string) []byte {
 // partition splits a mapping's files among the stages: the first one that
 // declares a file places it.
 func (t *Tree) partition(m *stages.Mapping, deps []declaration, later []*stages.Mapping) (*partition, error) {
-	v, left, err := t.filtered(m)
+	from, err := t.of(m)
+	if err != nil {
+		return nil, err
+	}
+	v, left, err := from.filtered(m)
 	if err != nil {
 		return nil, err
 	}
@@ -140,14 +145,14 @@ func (t *Tree) partition(m *stages.Mapping, deps []declaration, later []*stages.
 			return nil, err
 		}
 	}
-	for _, i := range t.submodules {
+	for _, i := range from.submodules {
 		if i >= v.lo && i < v.hi && left.has(i-v.lo) {
 			return nil, v.unavailable(i)
 		}
 	}
 	p := &partition{view: v, declared: make(map[stages.Kind]*part, len(deps))}
 	for _, d := range deps {
-		set, err := t.union(v, d.globs)
+		set, err := from.union(v, d.globs)
 		if err != nil {
 			return nil, err
 		}
@@ -285,7 +290,11 @@ func (m matcher) matchAll(v view) bitset {
 // gives as well: the same path, or one that is a directory on one side and a
 // file on the other.
 func (t *Tree) hide(v view, set bitset, to string, l *stages.Mapping) error {
-	lv, lset, err := t.filtered(l)
+	from, err := t.of(l)
+	if err != nil {
+		return err
+	}
+	lv, lset, err := from.filtered(l)
 	if err != nil {
 		return err
 	}

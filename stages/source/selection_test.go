@@ -116,6 +116,10 @@ func referenceMatch(glob, name string) bool {
 // targets is the meaning of a mapping, slowly: path in the tree by target.
 func targets(tree *Tree, m *stages.Mapping) map[string]string {
 	out := map[string]string{}
+	tree, err := tree.of(m)
+	if err != nil {
+		panic(err)
+	}
 	any := func(globs []string, rel string) bool {
 		return slices.ContainsFunc(globs, func(g string) bool { return referenceMatch(g, rel) })
 	}
@@ -142,19 +146,25 @@ func targets(tree *Tree, m *stages.Mapping) map[string]string {
 func TestSelectionsAgreeWithASlowReference(t *testing.T) {
 	files := []string{"a", "b/a", "b/b", "b/c/a", "b.x", "b-x", "c/a/b", "c/a.x", "c/b/a", "c/b/b", "d/a/a/a", "d/b.x/a", "d/b.x0"}
 	tree := memoryTree(t, files...)
+	remote := stages.Remote{URL: "git@example.com:x", Ref: "HEAD"}
+	tree.Attach(remote, memoryTree(t, files[3:]...))
 	adds := []string{".", "a", "b", "b/c", "b/c/a", "c", "c/a", "d", "d/b.x", "b.x"}
 	tos := []string{"/", "/a", "/b", "/b/c", "/b/c/a", "/c/a", "/d"}
 	globs := []string{"a", "b", "*", "**", "**/a", "*.x", "**/*.x", "b/**", "b/*", "a/**/*", "b/c", "{a,c}/b", "?", "**/b/**", "c/a/b", "b/**/a"}
 	mapping := rapid.Custom(func(t *rapid.T) *stages.Mapping {
 		some := rapid.SliceOfN(rapid.SampledFrom(globs), 0, 2)
-		return &stages.Mapping{
+		m := &stages.Mapping{
 			Add: rapid.SampledFrom(adds).Draw(t, "add"), To: rapid.SampledFrom(tos).Draw(t, "to"),
 			IncludePaths: some.Draw(t, "include"), ExcludePaths: some.Draw(t, "exclude"),
 			StageDependencies: map[stages.Kind][]string{stages.KindInstall: some.Draw(t, "install"), stages.KindSetup: some.Draw(t, "setup")},
 		}
+		if m.Add != "a" && m.Add != "b" && m.Add != "b/c" && rapid.Bool().Draw(t, "remote") {
+			m.Remote = remote
+		}
+		return m
 	})
 	rapid.Check(t, func(t *rapid.T) {
-		m, later := mapping.Draw(t, "mapping"), rapid.SliceOfN(mapping, 0, 2).Draw(t, "later")
+		m, later := mapping.Draw(t, "mapping"), rapid.SliceOfN(mapping, 0, 4).Draw(t, "later")
 		want := targets(tree, m)
 		for _, l := range later {
 			for theirs := range targets(tree, l) {

@@ -10,6 +10,7 @@ import (
 	"path"
 	"slices"
 	"strings"
+	"sync"
 
 	"github.com/bmatcuk/doublestar/v4"
 
@@ -20,13 +21,17 @@ import (
 const MaxRead = 16 << 20
 
 // Tree is the list of files of a commit or a work tree below the project's
-// directory. It does not change and is safe for concurrent use.
+// directory. It does not change, but other repositories' trees can be attached to
+// it. It is safe for concurrent use.
 type Tree struct {
 	repo  *Repository
 	id    string
 	files *listing
 	// submodules are the indexes of files that are none.
 	submodules []int
+
+	mu     sync.RWMutex
+	remote map[stages.Remote]*Tree
 
 	matches    memo[matchKey, bitset]
 	filters    memo[string, bitset]
@@ -41,6 +46,32 @@ func newTree(r *Repository, id string, files *listing) *Tree {
 		}
 	}
 	return t
+}
+
+// Attach has selections of mappings of that remote be answered from its tree.
+// The first tree of a remote stays.
+func (t *Tree) Attach(remote stages.Remote, files *Tree) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.remote == nil {
+		t.remote = make(map[stages.Remote]*Tree)
+	}
+	if t.remote[remote] == nil {
+		t.remote[remote] = files
+	}
+}
+
+// of returns the tree that a mapping's files come from.
+func (t *Tree) of(m *stages.Mapping) (*Tree, error) {
+	if m.Remote.IsZero() {
+		return t, nil
+	}
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if from := t.remote[m.Remote]; from != nil {
+		return from, nil
+	}
+	return nil, &Error{Op: "add", Subject: m.Remote.URL, Class: ErrRemote, Err: errors.New("its files were not read beforehand")}
 }
 
 // File is a file of a [stages.Selection].
@@ -184,6 +215,10 @@ func (t *Tree) noSuchPath(m *stages.Mapping) error {
 			return t.files.unavailable(i)
 		}
 	}
+	where := "the configuration file"
+	if !m.Remote.IsZero() {
+		where = "the root of the other repository"
+	}
 	dir := path.Dir(m.Add)
 	names := t.children(dir)
 	for ; len(names) == 0 && dir != "." && dir != "/"; names = t.children(dir) {
@@ -192,7 +227,7 @@ func (t *Tree) noSuchPath(m *stages.Mapping) error {
 	return &Error{
 		Op: "add", Subject: fmt.Sprintf("%q to %q", m.Add, m.To), Class: ErrNoSuchPath,
 		Err:  fmt.Errorf("the nearest directory in %s is %q, which holds %s", t.id, dir, quoteList(names)),
-		Hint: "correct the path (it is relative to the configuration file), or commit the files",
+		Hint: "correct the path (it is relative to " + where + "), or commit the files",
 	}
 }
 

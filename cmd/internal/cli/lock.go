@@ -12,6 +12,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cairnbuild/cairn/cmd/internal/wire"
 	"github.com/cairnbuild/cairn/stages/plan"
 )
 
@@ -24,11 +25,12 @@ func (a *app) lockCommand() *cobra.Command {
 	var o lockOptions
 	cmd := &cobra.Command{
 		Use:   "lock",
-		Short: "Pin the bases of the project in cairn.lock",
-		Long: `Lock writes the manifest digest of every base into cairn.lock, beside cairn.yaml.
-Commit it: a build with pinned bases asks no registry what a name means today.
-Entries that are there stay as they are unless --update is given. Bases that the
-project no longer names are dropped.`,
+		Short: "Pin the bases and other repositories of the project in cairn.lock",
+		Long: `Lock writes the manifest digest of every base, and the commit of every other
+repository that a git mapping names, into cairn.lock, beside cairn.yaml. Commit
+it: a build with a full cairn.lock asks nobody what a name means today. Entries
+that are there stay as they are unless --update is given. Those that the project
+no longer names are dropped.`,
 		Example: `  cairn lock
   cairn lock --update
   # have the commands of an image run again, for fresh packages
@@ -37,7 +39,7 @@ project no longer names are dropped.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.lock(cmd.Context(), o) },
 	}
 	f := cmd.Flags()
-	f.BoolVar(&o.update, "update", false, "resolve bases anew that are pinned already")
+	f.BoolVar(&o.update, "update", false, "resolve anew what is pinned already")
 	f.StringVar(&o.refresh, "refresh", "", "give `IMAGE` a new salt, or all with the word \"all\": its commands run again")
 	// The images are completed as the arguments of other commands are.
 	_ = cmd.RegisterFlagCompletionFunc("refresh", a.completeImages(0))
@@ -63,6 +65,9 @@ func (a *app) lock(ctx context.Context, o lockOptions) error {
 		next.Pin(b.Reference, b.Platform, digest)
 		fmt.Fprintf(a.Err, "%s for %s is %s\n", b.Reference, b.Platform, digest)
 	}
+	if err := a.lockRemotes(ctx, p, o.update, next); err != nil {
+		return err
+	}
 	for _, img := range p.Config.Images {
 		if o.refresh != img.Name && o.refresh != "all" || o.refresh == "" {
 			continue
@@ -78,6 +83,22 @@ func (a *app) lock(ctx context.Context, o lockOptions) error {
 		return fmt.Errorf("%w: %q", plan.ErrNoSuchImage, o.refresh)
 	}
 	return writeLock(filepath.Join(a.settings.Dir, plan.LockFile), next.Encode())
+}
+
+// lockRemotes pins the other repositories that the project names.
+func (a *app) lockRemotes(ctx context.Context, p *wire.Project, update bool, next *plan.Lock) error {
+	for _, r := range plan.RemotesOf(p.Config) {
+		commit := p.Lock.Commit(r)
+		if r.Commit() == "" && (commit == "" || update) {
+			var err error
+			if commit, err = p.Remotes.ResolveRemote(ctx, r); err != nil {
+				return err
+			}
+		}
+		next.PinCommit(r, commit)
+		fmt.Fprintf(a.Err, "%s of %s is %s\n", r.Words(), r.URL, commit)
+	}
+	return nil
 }
 
 // writeLock writes the lock file. What is beside it is of no interest in an error.

@@ -33,9 +33,14 @@ func (a *app) warnConfig(p *config.Project) {
 	}
 }
 
-// warnUnpinned names the bases of which a registry decides from day to day what
-// they are.
+// warnUnpinned names the bases and other repositories of which somebody else
+// decides from day to day what they are.
 func (a *app) warnUnpinned(p *stages.Plan) {
+	for _, r := range p.Remotes {
+		if !r.Pinned {
+			a.warnf("%s of %s is not pinned: run \"cairn lock\" and commit cairn.lock", r.Remote.Words(), r.Remote.URL)
+		}
+	}
 	switch bases := unpinned(p); len(bases) {
 	case 0:
 	case 1:

@@ -19,6 +19,8 @@ type Project struct {
 	Tree   *source.Tree
 	Repo   *source.Repository
 	Lock   *plan.Lock
+	// Remotes reads the other repositories that the configuration names.
+	Remotes Remotes
 	// File is the configuration's name: cairn.yaml, werf.yaml or werf.yml.
 	File string
 }
@@ -64,6 +66,7 @@ func (s Settings) OpenAt(ctx context.Context, h Host, rev string) (*Project, err
 	if err != nil {
 		return nil, err
 	}
+	p.Remotes = Remotes{settings: s, host: h, tree: p.Tree}
 	if err := p.configure(ctx, s, h); err != nil {
 		return nil, err
 	}
@@ -123,7 +126,7 @@ func (p *Project) readLock(ctx context.Context) error {
 
 // Plan plans the named images, or all. An error about a mapping begins with its place.
 func (p *Project) Plan(ctx context.Context, st *Storages, images []string) (*stages.Plan, error) {
-	planned, err := plan.Make(ctx, plan.Input{Project: p.Config, Files: p.Tree, Lock: p.Lock, Bases: st, Images: images})
+	planned, err := plan.Make(ctx, plan.Input{Project: p.Config, Files: p.Tree, Lock: p.Lock, Bases: st, Remotes: p.Remotes, Images: images})
 	var mapping *plan.MappingError
 	if errors.As(err, &mapping) {
 		err = fmt.Errorf("%s:%d: %w", p.File, mapping.Line, err)

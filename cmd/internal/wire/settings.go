@@ -36,6 +36,8 @@ type Settings struct {
 	Engines []string
 	// RegistryCA is a file of certificates to trust besides the system's.
 	RegistryCA string
+	// AllowFileURLs lets the configuration name repositories of this machine.
+	AllowFileURLs bool
 	// CacheDir and StateDir replace the user's directories.
 	CacheDir, StateDir string
 }
