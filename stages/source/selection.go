@@ -3,6 +3,7 @@ package source
 import (
 	"crypto/sha256"
 	"encoding/binary"
+	"path"
 	"strings"
 
 	"github.com/cairnbuild/cairn/stages"
@@ -141,7 +142,7 @@ func (t *Tree) partition(m *stages.Mapping, deps []declaration, later []*stages.
 	}
 	left = left.clone()
 	for _, l := range later {
-		if err := t.hide(v, left, m.To, l); err != nil {
+		if err := t.hide(v, left, m, l); err != nil {
 			return nil, err
 		}
 	}
@@ -286,10 +287,10 @@ func (m matcher) matchAll(v view) bitset {
 	return set
 }
 
-// hide takes from set the files of v, which goes to target to, that mapping l
+// hide takes from set the files of v, which mapping m places, that mapping l
 // gives as well: the same path, or one that is a directory on one side and a
 // file on the other.
-func (t *Tree) hide(v view, set bitset, to string, l *stages.Mapping) error {
+func (t *Tree) hide(v view, set bitset, m, l *stages.Mapping) error {
 	from, err := t.of(l)
 	if err != nil {
 		return err
@@ -298,13 +299,44 @@ func (t *Tree) hide(v view, set bitset, to string, l *stages.Mapping) error {
 	if err != nil {
 		return err
 	}
-	if sub, ok := relativeTo(to, l.To); ok && sub != "" {
+	if v.listing == lv.listing && aligned(m, l) {
+		hideSame(v, set, lv, lset)
+		return nil
+	}
+	if sub, ok := relativeTo(m.To, l.To); ok && sub != "" {
 		hideUnder(v, set, sub, lv, lset)
 		return nil
 	}
-	sub, _ := relativeTo(l.To, to)
+	sub, _ := relativeTo(l.To, m.To)
 	hideAt(v, set, sub, lv, lset, 0, lv.size(), 0)
 	return nil
+}
+
+// aligned reports whether two mappings of one tree, of which one adds what the
+// other does or something below that, give every file of both the same target.
+func aligned(a, b *stages.Mapping) bool {
+	if b.Add == "." || a.Add != "." && len(b.Add) < len(a.Add) {
+		a, b = b, a
+	}
+	sub, ok := b.Add, true // path.Join takes "." for nothing
+	if a.Add != "." {
+		sub, ok = relativeTo(b.Add, a.Add)
+	}
+	return ok && b.To == path.Join(a.To, sub)
+}
+
+// hideSame is hide where a file of both has one target: in one tree no path is
+// both a directory and a file.
+func hideSame(v view, set bitset, lv view, lset bitset) {
+	if v.lo == lv.lo && v.size() == lv.size() {
+		set.remove(lset)
+		return
+	}
+	for i := range lset.all {
+		if at := lv.lo + i; at >= v.lo && at < v.hi {
+			set.clear(at - v.lo)
+		}
+	}
 }
 
 // hideUnder is hide where v goes to sub below the target of lv.
@@ -350,12 +382,13 @@ func hideAt(v view, set bitset, sub string, lv view, lset bitset, lo, hi, strip 
 		}
 		pos = hideOne(v, set, pos, target)
 		if dir := parent(target); dir != lastDir {
-			lastDir = dir
-			for ; dir != ""; dir = parent(dir) {
-				if i, ok := v.find(dir); ok {
+			// What is above the last one as well was looked at for that.
+			for up := dir; up != "" && !isAbove(up, lastDir); up = parent(up) {
+				if i, ok := v.find(up); ok {
 					set.clear(i)
 				}
 			}
+			lastDir = dir
 		}
 	}
 }
@@ -364,12 +397,21 @@ func hideAt(v view, set bitset, sub string, lv view, lset bitset, lo, hi, strip 
 // pos is where the search for this one begins, the result where that for the next does.
 func hideOne(v view, set bitset, pos int, target string) int {
 	pos = v.search(pos, target)
-	if pos < v.size() && v.rel(pos) == target {
+	if pos == v.size() || !strings.HasPrefix(v.rel(pos), target) {
+		return pos
+	}
+	if v.rel(pos) == target { // then nothing is below it
 		set.clear(pos)
+		return pos
 	}
 	lo, hi := v.below(pos, target)
 	set.clearRange(lo, hi)
 	return pos
+}
+
+// isAbove reports whether dir is path or a directory above it.
+func isAbove(dir, path string) bool {
+	return strings.HasPrefix(path, dir) && (len(path) == len(dir) || path[len(dir)] == '/')
 }
 
 // parent returns the directory of a relative path, "" for one without.
