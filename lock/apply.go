@@ -67,9 +67,9 @@ func (c *Client) Acquire(ctx context.Context, shard string, snap Snapshot,
 		}
 		after, err := c.submit(ctx, shard, &group{changes: changes, once: true, done: make(chan result, 1)})
 		var refused *SwapError
-		if !errors.As(err, &refused) {
+		if ctx.Err() != nil || !errors.As(err, &refused) {
 			a.answered()
-			return after, err
+			return after, err // why ctx ended may wrap the refusal of something else
 		}
 		snap = refused.Snapshot
 		if err := a.pause(ctx, err); err != nil {
@@ -124,15 +124,32 @@ func (c *Client) withdraw(shard string, g *group) bool {
 	return false
 }
 
-// drain sends what waits for the shard until nothing does.
+// drain sends what waits for the shard until nothing does. What is asked for
+// while it waits for its turn goes with it.
 func (c *Client) drain(shard string, q *queue) {
 	for {
+		if err := c.pace.enter(c.life); err != nil {
+			c.refuse(q, err)
+			return
+		}
 		batch := c.next(q)
+		if len(batch) > 0 {
+			c.send(shard, batch)
+			_ = sleep(c.life, c.Jitter(c.pace.rest())) // when life ends there is no next turn
+		}
+		c.pace.leave()
 		if len(batch) == 0 {
 			return
 		}
-		c.send(shard, batch)
 	}
+}
+
+// refuse ends what waits for a client that is closed.
+func (c *Client) refuse(q *queue, err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	finish(q.waiting, result{err: err})
+	q.waiting, q.busy = nil, false
 }
 
 // next takes the groups that fit together from the queue, in their order.
@@ -223,12 +240,19 @@ func (c *Client) send(shard string, batch []*group) {
 
 // swap sends one request. One that was interrupted may have arrived.
 func (c *Client) swap(shard string, changes []Change) (snap Snapshot, err error) {
+	began := c.now()
 	err = c.once(c.life, func(ctx context.Context) (err error) {
 		snap, err = c.store.Swap(ctx, shard, changes)
 		return err
 	})
+	if err == nil {
+		c.remember(shard, snap)
+	}
 	if err != nil && interrupted(err) && !errors.Is(err, ErrUnavailable) {
 		err = fmt.Errorf("%w: %w", ErrAmbiguous, err)
+	}
+	if !errors.Is(err, ErrUnavailable) { // then it has done nothing
+		c.pace.note(c.now().Sub(began), err == nil)
 	}
 	return snap, err
 }

@@ -67,15 +67,20 @@ type Client struct {
 	end  context.CancelFunc
 	work sync.WaitGroup
 
-	mu     sync.Mutex
-	queues map[string]*queue
+	pace  *pacer
+	clock *shared[time.Time]
+
+	mu      sync.Mutex
+	queues  map[string]*queue
+	readers map[string]*shared[Snapshot]
+	last    map[string]Snapshot
 }
 
 // NewClient returns a client of the store. The values of ctx, not its end, are
 // seen by the store.
 func NewClient(ctx context.Context, store Store, o Options) *Client {
 	life, end := context.WithCancel(context.WithoutCancel(ctx))
-	return &Client{
+	c := &Client{
 		store:   store,
 		now:     o.Now,
 		dice:    dice{r: o.Rand},
@@ -84,8 +89,13 @@ func NewClient(ctx context.Context, store Store, o Options) *Client {
 		outage:  o.Outage,
 		life:    life,
 		end:     end,
+		pace:    newPacer(),
 		queues:  map[string]*queue{},
+		readers: map[string]*shared[Snapshot]{},
+		last:    map[string]Snapshot{},
 	}
+	c.clock = &shared[time.Time]{c: c, do: store.Now}
+	return c
 }
 
 func orDefault(d, def time.Duration) time.Duration {
@@ -106,32 +116,6 @@ func (c *Client) Nonce() (string, error) { return c.dice.id() }
 
 // Jitter returns a random duration below most.
 func (c *Client) Jitter(most time.Duration) time.Duration { return c.dice.below(most) }
-
-// Read returns the shards, as [Cells.Read] does, and retries within the budget.
-func (c *Client) Read(ctx context.Context, shards ...string) (map[string]Snapshot, error) {
-	var found map[string]Snapshot
-	err := c.Retry(ctx, func(ctx context.Context) (err error) {
-		found, err = c.store.Read(ctx, shards...)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read %v: %w", shards, err)
-	}
-	return found, nil
-}
-
-// Now returns the store's clock and retries within the budget.
-func (c *Client) Now(ctx context.Context) (time.Time, error) {
-	var now time.Time
-	err := c.Retry(ctx, func(ctx context.Context) (err error) {
-		now, err = c.store.Now(ctx)
-		return err
-	})
-	if err != nil {
-		return time.Time{}, fmt.Errorf("read the store's clock: %w", err)
-	}
-	return now, nil
-}
 
 // Retry runs do, a request that may be repeated, until it succeeds, fails for
 // good, or the budget is used up, which is [ErrUnavailable]. Each attempt's
@@ -188,12 +172,22 @@ func (a *attempts) pause(ctx context.Context, cause error) error {
 	}
 	left := a.c.budget - a.c.now().Sub(a.began)
 	if left <= 0 {
-		return fmt.Errorf("%w for %s: %w", ErrUnavailable, a.c.budget, cause)
+		return a.c.exhausted(cause)
 	}
 	a.unanswered(cause, left)
+	return sleep(ctx, a.next())
+}
+
+// next returns how long the next pause is.
+func (a *attempts) next() time.Duration {
 	d := a.c.Jitter(a.limit)
 	a.limit = min(2*a.limit, maxPause)
-	return sleep(ctx, d)
+	return d
+}
+
+// exhausted is the error of an operation whose budget is used up.
+func (c *Client) exhausted(cause error) error {
+	return fmt.Errorf("%w for %s: %w", ErrUnavailable, c.budget, cause)
 }
 
 // unanswered tells of a store that did not answer; one that refused did.

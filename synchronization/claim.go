@@ -257,8 +257,8 @@ func (c *Claim) write(ctx context.Context, to Entry) error {
 			return nil
 		}
 		var refused *lock.SwapError
-		if !errors.As(err, &refused) {
-			return err
+		if ctx.Err() != nil || !errors.As(err, &refused) {
+			return err // why ctx ended may wrap the refusal of another claim
 		}
 		if err := c.renewSeal(refused.Snapshot); err != nil {
 			return err
