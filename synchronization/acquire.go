@@ -45,6 +45,9 @@ func whole(do func() error) error {
 
 func (s *Session) tryAcquire(ctx context.Context, ds []stages.Digest, got *Acquired) error {
 	groups, shards := s.ledger.byShard(ds)
+	if done, err := s.guess(ctx, groups, shards, got); done || err != nil {
+		return err
+	}
 	views, err := s.openViews(ctx, shards)
 	if err != nil {
 		return err
@@ -67,6 +70,55 @@ func (s *Session) tryAcquire(ctx context.Context, ds []stages.Digest, got *Acqui
 	return err
 }
 
+// guess acquires the stages without reading first, where the last answers about
+// all their shards showed them free. A change tests what it expects and the
+// sentinel, so a guess that is out of date is only refused. It reports whether
+// all stages were acquired; where not, the read that follows finds those that were.
+func (s *Session) guess(ctx context.Context, groups map[string][]stages.Digest, shards []string, got *Acquired) (bool, error) {
+	views := make(map[string]view, len(shards))
+	for _, shard := range shards {
+		snap, ok := s.ledger.client.Last(shard)
+		if !ok {
+			return false, nil
+		}
+		v, err := s.ledger.inspect(shard, snap)
+		if err != nil || v.open() != nil || !v.free(groups[shard]) {
+			return false, nil // what was read then may be mended by now
+		}
+		views[shard] = v
+	}
+	bids := make([]*bid, len(shards))
+	var tasks errgroup.Group
+	for i, shard := range shards {
+		b := &bid{session: s, shard: shard, ds: groups[shard], guess: true}
+		bids[i] = b
+		tasks.Go(func() error { return b.acquire(ctx, views[shard].snap) })
+	}
+	if err := tasks.Wait(); err != nil {
+		return false, err
+	}
+	for _, b := range bids {
+		if !b.valid {
+			return false, nil
+		}
+	}
+	for _, b := range bids {
+		b.collect(got)
+	}
+	return true, nil
+}
+
+// free reports whether all the stages can be acquired whoever is alive.
+func (v view) free(ds []stages.Digest) bool {
+	for _, d := range ds {
+		e, _, err := v.entry(d)
+		if err != nil || e.State != Absent && e.State != Deleted {
+			return false
+		}
+	}
+	return true
+}
+
 // deadOwners looks, where others have the stages in flight, which of them are dead.
 func (s *Session) deadOwners(ctx context.Context, views map[string]view, groups map[string][]stages.Digest) (map[string]bool, error) {
 	var owners []string
@@ -87,12 +139,17 @@ func (s *Session) deadOwners(ctx context.Context, views map[string]view, groups 
 	return s.ledger.crowd.Look(ctx, owners...)
 }
 
+// errGuess: what was guessed is not so.
+var errGuess = errors.New("the shard is not as it was guessed to be")
+
 // bid is the attempt to acquire stages of one shard.
 type bid struct {
 	session *Session
 	shard   string
 	ds      []stages.Digest
 	dead    map[string]bool // owners observed dead; read after their entries
+	guess   bool            // the snapshot may be out of date: one attempt, and no more
+	tried   bool
 
 	won   []*Claim // proposed, and won when acquire succeeds
 	kept  []*Claim // in hand before
@@ -102,8 +159,14 @@ type bid struct {
 
 func (b *bid) acquire(ctx context.Context, snap lock.Snapshot) error {
 	after, err := b.session.ledger.client.Acquire(ctx, b.shard, snap, b.plan)
+	if errors.Is(err, errGuess) {
+		return nil
+	}
 	if err != nil {
 		return err
+	}
+	if b.guess && !b.session.ledger.knows(b.shard, after) {
+		return nil // written into a shard that was lost and made anew; the read finds out
 	}
 	for _, c := range b.won {
 		c.fence = after.Revision
@@ -116,6 +179,10 @@ func (b *bid) acquire(ctx context.Context, snap lock.Snapshot) error {
 // plan says what to write, looking at a snapshot. It is called again with a newer
 // one when that was refused.
 func (b *bid) plan(snap lock.Snapshot, nonce func() (string, error)) ([]lock.Change, error) {
+	if b.guess && b.tried {
+		return nil, errGuess
+	}
+	b.tried = true
 	b.won, b.kept, b.held = nil, nil, nil
 	v, err := b.session.ledger.inspect(b.shard, snap)
 	if err == nil {

@@ -74,6 +74,7 @@ type Ledger struct {
 	guard   time.Duration
 	look    time.Duration
 	now     func() time.Time
+	watches *watches
 
 	making sync.Mutex // held while the ledger's objects are made
 
@@ -125,6 +126,7 @@ func newLedger(ctx context.Context, b Backend, project string, o Options) *Ledge
 		l.log = zap.NewNop()
 	}
 	l.crowd = l.client.Observe(l.record)
+	l.watches = &watches{cells: b, jitter: l.client.Jitter, open: map[string]*watch{}}
 	return l
 }
 
@@ -277,6 +279,13 @@ func (l *Ledger) inspect(shard string, snap lock.Snapshot) (view, error) {
 		return view{}, errMissing
 	}
 	return view{shard: shard, snap: snap, seal: seal}, nil
+}
+
+// knows reports whether a snapshot is of the shard's incarnation that is known.
+func (l *Ledger) knows(shard string, snap lock.Snapshot) bool {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.uids[shard] == snap.UID
 }
 
 // open returns [ErrClosed] unless entries of the shard may be changed.

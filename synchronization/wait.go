@@ -3,19 +3,9 @@ package synchronization
 import (
 	"context"
 	"fmt"
-	"sync"
 	"time"
 
 	"github.com/cairnbuild/cairn/stages"
-)
-
-// Pauses of a waiting session.
-const (
-	// spread is the most that a woken session waits before it reads, so that
-	// many that wait for the same stage do not read at the same moment.
-	spread = 25 * time.Millisecond
-	// rewatch is the most that it waits before it watches again after a watch ended.
-	rewatch = 2 * time.Second
 )
 
 // held describes who has a stage.
@@ -48,55 +38,17 @@ func (s *Session) waitUntil(ctx context.Context, ds []stages.Digest, tell func(H
 		tell = func(Holder) {}
 	}
 	ctx, cancel := s.within(ctx)
-	var watchers sync.WaitGroup
-	defer watchers.Wait()
 	defer cancel()
 	groups, shards := s.ledger.byShard(ds)
 	wake := make(chan struct{}, 1)
 	for _, shard := range shards {
-		watchers.Go(func() { s.ledger.watch(ctx, shard, wake) })
+		defer s.ledger.watches.join(ctx, shard, wake)()
 	}
 	w := &wait{session: s, groups: groups, shards: shards, tell: tell, free: free, told: map[stages.Digest]string{}}
 	if err := w.run(ctx, wake); err != nil {
 		return fmt.Errorf("wait for %d stages: %w", len(ds), err)
 	}
 	return nil
-}
-
-// watch wakes whenever the shard may have changed. A watch that ends may have
-// missed something, so its end wakes too.
-func (l *Ledger) watch(ctx context.Context, shard string, wake chan<- struct{}) {
-	for ctx.Err() == nil {
-		changes, err := l.backend.Watch(ctx, shard)
-		notify(wake) // what happened before the watch began
-		if err == nil {
-			for range changes {
-				notify(wake)
-			}
-			notify(wake)
-		}
-		if l.pause(ctx, l.client.Jitter(rewatch)) != nil {
-			return
-		}
-	}
-}
-
-func notify(wake chan<- struct{}) {
-	select {
-	case wake <- struct{}{}:
-	default:
-	}
-}
-
-func (l *Ledger) pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }
 
 // wait is one call of Wait.
@@ -122,9 +74,6 @@ func (w *wait) run(ctx context.Context, wake <-chan struct{}) error {
 		select {
 		case <-wake:
 			t.Stop()
-			if err := l.pause(ctx, l.client.Jitter(spread)); err != nil {
-				return err
-			}
 		case <-t.C:
 		case <-ctx.Done():
 			t.Stop()

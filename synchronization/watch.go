@@ -1,0 +1,113 @@
+package synchronization
+
+import (
+	"context"
+	"sync"
+	"time"
+
+	"github.com/cairnbuild/cairn/lock"
+)
+
+// Pauses of those who watch.
+const (
+	// spread is the most that a process waits after a change before it wakes those
+	// who wait, so that many processes that wait for the same stage do not read at
+	// the same moment. Those of one process read together.
+	spread = 25 * time.Millisecond
+	// rewatch is the most that it waits before it watches again after a watch ended.
+	rewatch = 2 * time.Second
+)
+
+// watches are the process's, one for each shard that somebody waits for.
+type watches struct {
+	cells  lock.Cells
+	jitter func(most time.Duration) time.Duration
+
+	mu   sync.Mutex
+	open map[string]*watch
+}
+
+// watch is one shard's, from its first waiter to its last.
+type watch struct {
+	wakes map[chan<- struct{}]bool // guarded by watches.mu
+	stop  context.CancelFunc
+	done  chan struct{}
+}
+
+// join has wake told of changes of the shard that happen from now on, and perhaps
+// without any, until leave is called. wake has room for one.
+func (w *watches) join(ctx context.Context, shard string, wake chan<- struct{}) (leave func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	one := w.open[shard]
+	if one == nil {
+		// It serves others too, so it does not end with its first waiter's context.
+		life, stop := context.WithCancel(context.WithoutCancel(ctx))
+		one = &watch{wakes: map[chan<- struct{}]bool{}, stop: stop, done: make(chan struct{})}
+		w.open[shard] = one
+		go func() {
+			defer close(one.done)
+			w.run(life, shard, one)
+		}()
+	}
+	one.wakes[wake] = true
+	return func() { w.leave(shard, one, wake) }
+}
+
+// leave ends a watch that nobody waits for any more, and waits for its end.
+func (w *watches) leave(shard string, one *watch, wake chan<- struct{}) {
+	w.mu.Lock()
+	delete(one.wakes, wake)
+	last := len(one.wakes) == 0
+	if last {
+		delete(w.open, shard)
+	}
+	w.mu.Unlock()
+	if last {
+		one.stop()
+		<-one.done
+	}
+}
+
+// run watches until ctx ends. A watch that ends may have missed something, so
+// its end wakes too.
+func (w *watches) run(ctx context.Context, shard string, one *watch) {
+	for ctx.Err() == nil {
+		changes, err := w.cells.Watch(ctx, shard)
+		w.wakeAll(one) // what happened before the watch began
+		if err == nil {
+			for range changes {
+				if sleep(ctx, w.jitter(spread)) != nil {
+					break
+				}
+				w.wakeAll(one)
+			}
+			w.wakeAll(one)
+		}
+		if sleep(ctx, w.jitter(rewatch)) != nil {
+			return
+		}
+	}
+}
+
+func (w *watches) wakeAll(one *watch) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	for wake := range one.wakes {
+		select {
+		case wake <- struct{}{}:
+		default:
+		}
+	}
+}
+
+func sleep(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
