@@ -50,7 +50,7 @@ type Cluster struct {
 }
 
 // errForeign: the cluster of [KubeconfigVariable] is not ours to end.
-var errForeign = errors.New("the cluster of " + KubeconfigVariable + " cannot be killed or restarted")
+var errForeign = errors.New("the cluster of " + KubeconfigVariable + " cannot be killed, restarted or measured")
 
 // StartCluster starts a cluster on loopback and returns when it is ready, or
 // connects to the one that the environment names.
@@ -164,6 +164,23 @@ func (c *Cluster) Restart(ctx context.Context) error {
 		return err
 	}
 	return c.startServer(ctx)
+}
+
+// CPU returns the processor time that the API server and etcd have used since they
+// were started. It is known on Linux, of a cluster that was started here.
+func (c *Cluster) CPU() (time.Duration, error) {
+	if c.issuer == nil {
+		return 0, errForeign
+	}
+	var all time.Duration
+	for _, p := range []*process{c.server, c.etcd} {
+		used, err := processorTime(p.cmd.Process.Pid)
+		if err != nil {
+			return 0, err
+		}
+		all += used
+	}
+	return all, nil
 }
 
 // Stop ends the cluster and removes its state where it is temporary.

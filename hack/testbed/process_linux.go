@@ -1,9 +1,14 @@
 package testbed
 
 import (
+	"bytes"
+	"fmt"
+	"os"
 	"os/exec"
+	"strconv"
 	"strings"
 	"syscall"
+	"time"
 )
 
 // endWithParent has the kernel end the server when the test binary dies, by a
@@ -21,4 +26,31 @@ func detach(mounts []byte, below string) []error {
 		}
 	}
 	return errs
+}
+
+// clockTick is the unit of times in /proc, which is the same on all architectures
+// that Go knows: 100 ticks are a second.
+const clockTick = 10 * time.Millisecond
+
+// processorTime returns what a process has used, in user and kernel mode (proc(5)).
+func processorTime(pid int) (time.Duration, error) {
+	raw, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+	if err != nil {
+		return 0, err
+	}
+	// The name of the program, in parentheses, may hold anything.
+	fields := bytes.Fields(raw[bytes.LastIndexByte(raw, ')')+1:])
+	const user, system = 11, 12 // counted from the state, which follows the name
+	if len(fields) <= system {
+		return 0, fmt.Errorf("/proc/%d/stat: %d fields", pid, len(fields))
+	}
+	var ticks int64
+	for _, field := range [][]byte{fields[user], fields[system]} {
+		n, err := strconv.ParseInt(string(field), 10, 64)
+		if err != nil {
+			return 0, fmt.Errorf("/proc/%d/stat: %w", pid, err)
+		}
+		ticks += n
+	}
+	return time.Duration(ticks) * clockTick, nil
 }

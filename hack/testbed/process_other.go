@@ -2,10 +2,17 @@
 
 package testbed
 
-import "os/exec"
+import (
+	"errors"
+	"os/exec"
+	"time"
+)
 
 // endWithParent does nothing: only Linux can end a child with its parent.
 func endWithParent(*exec.Cmd) {}
 
 // detach does nothing: engines run on Linux only.
 func detach([]byte, string) []error { return nil }
+
+// processorTime is known on Linux only.
+func processorTime(int) (time.Duration, error) { return 0, errors.ErrUnsupported }
