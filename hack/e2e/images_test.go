@@ -25,17 +25,18 @@ func readTestdata(t *testing.T, name string) string {
 }
 
 // dockerfile has the pinned BuildKit build a target of dir/Dockerfile and returns
-// the result.
-func dockerfile(t *testing.T, dir, target string) v1.Image {
+// the result; more are arguments besides.
+func dockerfile(t *testing.T, dir, target string, more ...string) v1.Image {
 	t.Helper()
 	b, err := shared.yard()
 	if err != nil {
 		t.Fatal(err)
 	}
 	ref := storageOf(t, shared.registry, "-yard-"+target)
-	out, err := b.Command(t.Context(), "build", "--progress", "plain", "--frontend", "dockerfile.v0",
-		"--local", "context="+dir, "--local", "dockerfile="+dir, "--opt", "target="+target,
-		"--output", "type=image,push=true,oci-mediatypes=true,name="+ref+":latest").CombinedOutput()
+	args := append([]string{"build", "--progress", "plain", "--frontend", "dockerfile.v0",
+		"--local", "context=" + dir, "--local", "dockerfile=" + dir, "--opt", "target=" + target,
+		"--output", "type=image,push=true,oci-mediatypes=true,name=" + ref + ":latest"}, more...)
+	out, err := b.Command(t.Context(), args...).CombinedOutput()
 	if err != nil {
 		t.Fatalf("buildctl: %v: %s", err, out)
 	}
