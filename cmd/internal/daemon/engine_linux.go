@@ -67,6 +67,9 @@ func RunEngine(ctx context.Context, c EngineConfig) error {
 	if err := os.MkdirAll(root, 0o700); err != nil {
 		return err
 	}
+	if err := forgetRuns(root); err != nil {
+		return err
+	}
 	// Before the controller, which may use up the descriptors that a listener needs.
 	l, err := listen(c.Socket)
 	if err != nil {

@@ -2,6 +2,7 @@ package wire
 
 import (
 	"errors"
+	"strings"
 
 	"github.com/cairnbuild/cairn/storage/registry"
 )
@@ -28,6 +29,14 @@ func (e *SettingError) Hint() string { return e.hint }
 // serve, with a [*SettingError]. It reads no file but that of --registry-ca, and
 // opens no connection.
 func (s Settings) Check() error {
+	if err := checkLogin("--synchronization", s.Synchronization); err != nil {
+		return err
+	}
+	for _, address := range s.Engines {
+		if err := checkLogin("--engine", address); err != nil {
+			return err
+		}
+	}
 	if err := checkSynchronization(s.Synchronization); err != nil {
 		return err
 	}
@@ -35,6 +44,17 @@ func (s Settings) Check() error {
 		return err
 	}
 	return s.checkStorages()
+}
+
+// checkLogin refuses an address with a login before it could be repeated in a
+// message. The path of a socket may hold any character.
+func checkLogin(flag, address string) error {
+	scheme, rest, _ := strings.Cut(address, "://")
+	authority, _, _ := strings.Cut(rest, "/")
+	if strings.HasSuffix(scheme, "unix") || !strings.Contains(authority, "@") {
+		return nil
+	}
+	return &SettingError{flag, errors.New("the address holds a login, or something else before an @"), "leave out what stands before the @; what was written there may be in logs and histories of commands by now"}
 }
 
 func (s Settings) checkStorages() error {
