@@ -58,6 +58,8 @@ type Stage struct {
 	BaseRef *BaseRef
 	// Parent is the stage below, nil for the first.
 	Parent *Stage
+	// Dockerfile is set for stages of kind [KindDockerfile].
+	Dockerfile *DockerfileSource
 	// ImportFrom are the final stages of the images named in Recipe.Imports, in order.
 	ImportFrom []*Stage
 }
@@ -67,7 +69,7 @@ func (s *Stage) Name() string { return string(s.Recipe.Kind) }
 
 // NeedsEngine reports whether the stage can only be made by running something.
 func (s *Stage) NeedsEngine() bool {
-	return s.Recipe.Commands != nil || len(s.Recipe.Imports) > 0 && !s.WholeLayers()
+	return s.Recipe.Commands != nil || s.Recipe.Dockerfile != nil || len(s.Recipe.Imports) > 0 && !s.WholeLayers()
 }
 
 // WholeLayers reports whether the stage's import is exactly the layers of the
@@ -93,7 +95,7 @@ func (s *Stage) WholeLayers() bool {
 func (s *Stage) empty() bool {
 	for ; s != nil; s = s.Parent {
 		r := &s.Recipe
-		if r.Base != "" || r.Commands != nil || len(r.Files) > 0 || len(r.Imports) > 0 {
+		if r.Base != "" || r.Commands != nil || r.Dockerfile != nil || len(r.Files) > 0 || len(r.Imports) > 0 {
 			return false
 		}
 	}
@@ -107,7 +109,7 @@ func (s *Stage) onlyAddsTo(below *Stage) bool {
 		if s.Digest == below.Digest {
 			return true
 		}
-		if s.Recipe.Commands != nil || len(s.Recipe.Imports) > 0 {
+		if s.Recipe.Commands != nil || s.Recipe.Dockerfile != nil || len(s.Recipe.Imports) > 0 {
 			return false
 		}
 	}

@@ -19,7 +19,10 @@ type Kind string
 
 // The kinds of stages, in the order in which they follow each other in an image.
 const (
-	KindFrom                Kind = "from"
+	KindFrom Kind = "from"
+	// KindDockerfile is a whole Dockerfile, built on the base that its target
+	// begins from.
+	KindDockerfile          Kind = "dockerfile"
 	KindBeforeInstall       Kind = "beforeInstall"
 	KindImportBeforeInstall Kind = "importsBeforeInstall"
 	KindInstall             Kind = "install"
@@ -37,7 +40,7 @@ const (
 // Kinds returns all kinds in the order in which they follow each other.
 func Kinds() []Kind {
 	return []Kind{
-		KindFrom, KindBeforeInstall, KindImportBeforeInstall, KindInstall, KindImportAfterInstall,
+		KindFrom, KindDockerfile, KindBeforeInstall, KindImportBeforeInstall, KindInstall, KindImportAfterInstall,
 		KindBeforeSetup, KindImportBeforeSetup, KindSetup, KindImportAfterSetup, KindSource, KindConfig,
 	}
 }
@@ -65,6 +68,8 @@ type Recipe struct {
 	Commands *Commands `json:"commands,omitempty"`
 	// Config is folded into the last stage of an image.
 	Config *Config `json:"config,omitempty"`
+	// Dockerfile is what a stage of kind [KindDockerfile] is built from.
+	Dockerfile *Dockerfile `json:"dockerfile,omitempty"`
 	// Files are put in place before commands run. Of two sets that give the same
 	// target path the later one wins; sets of one recipe never overlap.
 	Files []FileSet `json:"files,omitempty"`

@@ -26,7 +26,7 @@ func Rooms() []Room {
 		{Path: "stages", Alone: true, Libraries: []string{"github.com/opencontainers/go-digest"}},
 		{Path: "stages/config", May: []string{"stages"}},
 		{Path: "stages/source", May: []string{"stages"}},
-		{Path: "stages/plan", May: []string{"stages", "stages/config", "stages/source"}},
+		{Path: "stages/plan", May: []string{"stages", "stages/config", "stages/dockerfile", "stages/source"}},
 		{Path: "stages/dockerfile", May: []string{"stages", "stages/source"}},
 		{Path: "stages/assemble", May: []string{"stages", "stages/source", "storage"}},
 		{Path: "stages/engine", May: []string{"stages"}},

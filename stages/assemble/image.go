@@ -153,6 +153,22 @@ func (i *Image) WithLayersOf(source *Image) (*Image, error) {
 	return makeImage(c, source.layers, source.tables, source.annotation != ""), nil
 }
 
+// Build returns the image that a Dockerfile made on top of i: layers, lowest
+// first, and a config of its own in the place of i's. It fails with
+// [ErrTooManyLayers] and for a config that is none.
+func (i *Image) Build(layers []Layer, config []byte) (*Image, error) {
+	out, err := i.Append(layers, nil)
+	if err != nil {
+		return nil, err
+	}
+	var c dockerspec.DockerOCIImage
+	if err := json.Unmarshal(config, &c); err != nil {
+		return nil, fmt.Errorf("config of the Dockerfile's image: %w", err)
+	}
+	c.RootFS = out.config.RootFS
+	return makeImage(c, out.layers, out.tables, i.annotation != ""), nil
+}
+
 // bare leaves what a layer is and drops what is told of it, so that equal
 // layers are equal in every manifest.
 func bare(d ocispec.Descriptor) ocispec.Descriptor {

@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	dockerspec "github.com/moby/docker-image-spec/specs-go/v1"
 	"github.com/opencontainers/go-digest"
@@ -59,6 +60,25 @@ func From(ctx context.Context, f storage.Fetcher, m storage.Manifest, p stages.P
 	}
 	return i, nil
 }
+
+// Borrow returns a base image as the FROM of a Dockerfile sees it: with its
+// triggers, which are meant for that Dockerfile. None of its layers is read. The
+// error for an image that is not for p wraps [ErrPlatform].
+func Borrow(ctx context.Context, f storage.Fetcher, m storage.Manifest, p stages.Platform) (*Image, error) {
+	i, err := read(ctx, f, m)
+	if err == nil {
+		err = checkPlatform(i.config.Platform, p)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("base image %s: %w", m.Descriptor.Digest, err)
+	}
+	c := i.config
+	c.OS, c.Architecture, c.Variant = p.OS(), p.Architecture(), p.Variant()
+	return makeImage(c, i.layers, i.tables, false), nil
+}
+
+// Triggers returns what ONBUILD of the image says, in order.
+func (i *Image) Triggers() []string { return slices.Clone(i.config.Config.OnBuild) }
 
 func from(ctx context.Context, f storage.Fetcher, m storage.Manifest, p stages.Platform) (*Image, error) {
 	i, err := read(ctx, f, m)

@@ -23,6 +23,7 @@ import (
 // Engine runs jobs; implemented by [engine.Engine].
 type Engine interface {
 	Run(ctx context.Context, job *engine.Job, layer func(ctx context.Context, raw io.Reader) error, p engine.Progress) (engine.Result, error)
+	Build(ctx context.Context, job *engine.Job, layer func(ctx context.Context, n int, raw io.Reader) error, p engine.Progress) (engine.Built, error)
 	// Check returns an error where the engine cannot run commands of the platform.
 	Check(ctx context.Context, p stages.Platform) error
 }

@@ -112,6 +112,16 @@ func (e *liveEngine) Run(ctx context.Context, job *engine.Job, layer func(contex
 	return res, nil
 }
 
+// Build makes one layer, as commands upon the target's base would.
+func (e *liveEngine) Build(ctx context.Context, job *engine.Job, layer func(context.Context, int, io.Reader) error, p engine.Progress) (engine.Built, error) {
+	d := job.Dockerfile
+	if d.Source.Root >= 0 {
+		job.Parent = d.Bases[d.Source.Root].Image
+	}
+	res, err := e.Run(ctx, job, func(ctx context.Context, raw io.Reader) error { return layer(ctx, 0, raw) }, p)
+	return engine.Built{Layers: []engine.Layer{res.Layer}, Below: res.Below, Config: []byte(`{"os":"linux","architecture":"amd64","config":{"Env":["FROM=dockerfile"]}}`)}, err
+}
+
 // result says what is below a job, after a look at all that it stands on.
 func (e *liveEngine) result(ctx context.Context, job *engine.Job, n int) (engine.Result, error) {
 	var res engine.Result

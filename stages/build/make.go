@@ -265,6 +265,9 @@ func (r *run) runJob(ctx context.Context, n *node, chained bool) (*candidate, er
 		return nil, err
 	}
 	j := &jobMaker{run: r, node: n, chained: chained, gen: gen}
+	if n.stage.Recipe.Dockerfile != nil {
+		return j.build(ctx, e)
+	}
 	if err := j.prepare(ctx); err != nil {
 		return nil, err
 	}
@@ -321,16 +324,22 @@ type jobMaker struct {
 	basis []digest.Digest
 }
 
-func (j *jobMaker) prepare(ctx context.Context) error {
+// start begins the job with what does not depend on its kind.
+func (j *jobMaker) start() {
 	s := j.node.stage
 	j.job = &engine.Job{
 		Key:      s.Digest.String(),
 		Name:     j.node.label + "/" + s.Name(),
 		Platform: s.Recipe.Platform,
-		Commands: s.Recipe.Commands,
 		// Runs that may read each other's stages may read each other's caches.
 		CacheScope: j.Plan.Project + "\x00" + j.Storage.Address(),
 	}
+}
+
+func (j *jobMaker) prepare(ctx context.Context) error {
+	s := j.node.stage
+	j.start()
+	j.job.Commands = s.Recipe.Commands
 	if err := j.offered(s); err != nil { // what was kept could not be used
 		return err
 	}

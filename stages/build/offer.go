@@ -47,10 +47,18 @@ func (r *run) offered(s *stages.Stage) error {
 
 // given returns the mounts of a stage that whoever builds must give something for.
 func given(s *stages.Stage) []stages.Mount {
-	if s.Recipe.Commands == nil {
-		return nil
-	}
 	var out []stages.Mount
+	if d := s.Recipe.Dockerfile; d != nil {
+		for _, id := range d.Secrets {
+			out = append(out, stages.Mount{Type: stages.MountSecret, ID: id})
+		}
+		for _, id := range d.SSH {
+			out = append(out, stages.Mount{Type: stages.MountSSH, ID: id})
+		}
+	}
+	if s.Recipe.Commands == nil {
+		return out
+	}
 	for _, m := range s.Recipe.Commands.Mounts {
 		if m.IsGiven() {
 			out = append(out, m)

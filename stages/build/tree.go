@@ -47,15 +47,16 @@ func newTree(ctx context.Context, files Files, reader *source.Reader, dirs []sou
 		if p.File.Mode != source.ModeSymlink {
 			continue
 		}
-		if t.links[p.Path], err = t.target(ctx, p.File); err != nil {
+		if t.links[p.Path], err = linkTarget(ctx, t.reader, p.File); err != nil {
 			return nil, err
 		}
 	}
 	return t, nil
 }
 
-func (t *tree) target(ctx context.Context, f source.File) (string, error) {
-	rc, err := t.reader.Open(ctx, f)
+// linkTarget reads what a symbolic link points to.
+func linkTarget(ctx context.Context, r *source.Reader, f source.File) (string, error) {
+	rc, err := r.Open(ctx, f)
 	if err != nil {
 		return "", err
 	}

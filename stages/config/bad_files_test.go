@@ -50,7 +50,7 @@ func badFiles() []badFile {
 			"cairn.yaml:3:8: a nameless image must be the only one",
 			"cairn.yaml:6:7: a nameless image must be the only one",
 		}},
-		{"neither from nor fromImage", "project: p\n---\nimage: a\n", []string{"cairn.yaml:3:1: want one of the keys \"from\" and \"fromImage\""}},
+		{"neither from nor fromImage", "project: p\n---\nimage: a\n", []string{"cairn.yaml:3:1: want one of the keys \"from\", \"fromImage\" and \"dockerfile\""}},
 		{"both from and fromImage", "project: p\n---\nimage: a\nfrom: scratch\nfromImage: b\n---\nimage: b\nfrom: scratch\n", []string{"cairn.yaml:5:1: \"from\" and \"fromImage\" exclude each other"}},
 		{"a base that is no reference", "project: p\n---\nimage: a\nfrom: \"a b\"\n", []string{"cairn.yaml:4:7: from: \"a b\" is no image reference: want something like debian:12 or registry.example.com/base@sha256:…, in lower case"}},
 		{"a base with a login", "project: p\n---\nimage: a\nfrom: user:sekret@127.0.0.1:1/base:latest\n", []string{"cairn.yaml:4:7: from: the reference holds a login, or something else than a digest (sha256:…) after an @"}},
@@ -68,9 +68,10 @@ func badFiles() []badFile {
 		{"a fromImage of another platform", "project: p\n---\nimage: a\nfromImage: b\nplatform: [linux/amd64, linux/arm64]\n---\nimage: b\nfrom: scratch\n", []string{"cairn.yaml:4:12: fromImage: the image \"b\" is not built for linux/arm64, which this image is built for (it has linux/amd64)"}},
 		{"a cycle of fromImage and import", "project: p\n---\nimage: a\nfromImage: b\n---\nimage: b\nfrom: scratch\nimport:\n- image: c\n  add: /x\n  before: install\n---\nimage: c\nfromImage: a\n", []string{"cairn.yaml:14:12: fromImage: the images need each other: a → b → c → a"}},
 		{"an image that begins from itself", "project: p\n---\nimage: a\nfromImage: a\n", []string{"cairn.yaml:4:12: fromImage: the images need each other: a → a"}},
-		{"a Dockerfile image", "project: p\n---\nimage: a\ndockerfile: Dockerfile\ncontext: .\n", []string{
-			"cairn.yaml:4:1: Dockerfile images are not supported by this version",
-			"cairn.yaml:5:1: Dockerfile images are not supported by this version",
+		{"a Dockerfile beside what makes an image otherwise", "project: p\n---\nimage: a\ndockerfile: Dockerfile\nfrom: scratch\ngit: [{to: /a}]\ndocker: {USER: a}\n", []string{
+			"cairn.yaml:5:1: \"from\" and \"dockerfile\" exclude each other",
+			"cairn.yaml:6:1: \"git\" and \"dockerfile\" exclude each other",
+			"cairn.yaml:7:1: \"docker\" and \"dockerfile\" exclude each other",
 		}},
 		{"a mount without a type", "project: p\n---\nimage: a\nfrom: scratch\nshell: {install: x}\nmount: [{to: /a}]\n", []string{"cairn.yaml:6:9: mount[0]: the key \"type\" is missing"}},
 		{"a mount of another tool", "project: p\n---\nimage: a\nfrom: scratch\nshell: {install: x}\nmount: [{type: bind, to: /a}]\n", []string{"cairn.yaml:6:16: mount[0].type: \"bind\" is not allowed here; allowed: \"cache\", \"tmpfs\", \"secret\", \"ssh\""}},
@@ -86,6 +87,13 @@ func badFiles() []badFile {
 		{"two mounts on one path", "project: p\n---\nimage: a\nfrom: scratch\nshell: {install: x}\nmount: [{type: tmpfs, to: /a}, {type: cache, to: /a/, sections: install}]\n", []string{"cairn.yaml:6:32: mount[1]: install: two mounts have the path \"/a\""}},
 		{"two secrets in one variable", "project: p\n---\nimage: a\nfrom: scratch\nshell: {install: x}\nmount: [{type: secret, id: a, env: A}, {type: secret, id: b, env: A}]\n", []string{"cairn.yaml:6:40: mount[1]: install: two mounts have the variable A"}},
 		{"one agent twice", "project: p\n---\nimage: a\nfrom: scratch\nshell: {install: x}\nmount: [{type: ssh}, {type: ssh, to: /a}]\n", []string{"cairn.yaml:6:22: mount[1]: install: the agent is mounted twice"}},
+		{"keys of a Dockerfile without one", "project: p\n---\nimage: a\nfrom: scratch\ntarget: x\nargs: {A: 1}\n", []string{
+			"cairn.yaml:5:1: \"target\" is only for an image that a Dockerfile makes",
+			"cairn.yaml:6:1: \"args\" is only for an image that a Dockerfile makes",
+		}},
+		{"a Dockerfile outside of the project", "project: p\n---\nimage: a\ndockerfile: ../Dockerfile\n", []string{"cairn.yaml:4:13: dockerfile: \"../Dockerfile\" must not contain ..: it could leave the tree"}},
+		{"a host without an address", "project: p\n---\nimage: a\ndockerfile: Dockerfile\naddHost: db:nowhere\n", []string{"cairn.yaml:5:10: addHost: \"db:nowhere\" is no line of a hosts file: want NAME:ADDRESS, for instance db:10.0.0.1"}},
+		{"a file beside the context", "project: p\n---\nimage: a\ndockerfile: Dockerfile\ncontextAddFiles: [x]\n", []string{"cairn.yaml:5:1: contextAddFiles is not supported"}},
 		{"keys of werf in an image", "project: p\n---\nimage: a\nfrom: scratch\nfromLatest: true\nasLayers: true\nansible: {}\nfinal: false\n", []string{
 			"cairn.yaml:5:1: fromLatest is not supported",
 			"cairn.yaml:6:1: asLayers is not supported",

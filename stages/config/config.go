@@ -99,10 +99,13 @@ type Image struct {
 	Line int
 	// Platforms are never empty, each one once.
 	Platforms []stages.Platform
-	// From is a reference or "scratch". Exactly one of From and FromImage is set.
+	// From is a reference or "scratch". Exactly one of From, FromImage and
+	// Dockerfile is set.
 	From string
 	// FromImage names another image of the project, which has all of Platforms.
 	FromImage string
+	// Dockerfile makes the whole image; what stands below is empty then.
+	Dockerfile *Dockerfile
 	// CacheVersion is the user's own word to have the image built anew.
 	CacheVersion string
 	// Git are the files of the own repository, in the order of the file.
@@ -119,6 +122,25 @@ type Image struct {
 	Imports []Import
 	// Docker is the image config.
 	Docker stages.Config
+}
+
+// Dockerfile says how an image is made by a Dockerfile.
+type Dockerfile struct {
+	// Path is the Dockerfile's and Context the directory that COPY takes from, both
+	// relative to the configuration file's directory and clean.
+	Path, Context string
+	// Target is the name of the stage to build, empty for the last one.
+	Target string
+	// Args are values of ARGs.
+	Args map[string]string
+	// AddHosts are "NAME:ADDRESS".
+	AddHosts []string
+	// Network is "none" or "host"; empty for the engine's default.
+	Network string
+	// Secrets and SSH are the ids that RUN may mount.
+	Secrets, SSH []string
+	// Line is where the key stands in the configuration file.
+	Line int
 }
 
 // Section is one list of commands.

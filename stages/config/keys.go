@@ -26,6 +26,7 @@ type imageDoc struct {
 	at, nameAt, fromImageAt, gitAt *yaml.Node
 	importAt                       []*yaml.Node
 	mounts                         []mountDoc
+	docker                         Dockerfile
 }
 
 // importDoc is one element of import.
@@ -97,9 +98,9 @@ func imageObject() value[imageDoc] {
 		example: "image: backend\nfrom: golang:1.26\ngit:\n- to: /src\n  stageDependencies:\n    install: [go.mod, go.sum]\n    setup: \"**/*.go\"\nshell:\n  install: cd /src && go mod download\n  setup: cd /src && go build -o /usr/bin/backend .\ndocker:\n  ENTRYPOINT: [/usr/bin/backend]\n",
 		refused: imageRefusals(),
 		finish:  finishImage,
-	}.asValue(
+	}.asValue(append([]fieldOf[d]{
 		field(keyInfo{name: "image", doc: "Name of the image; ~ for the nameless one, which is then the only one. At most 128 characters."}, nameOrNull(), func(t *d, v string, n *yaml.Node) { t.Name, t.nameAt = v, n }),
-		field(keyInfo{name: "from", doc: "Base image, or scratch. Exactly one of from and fromImage is given."},
+		field(keyInfo{name: "from", doc: "Base image, or scratch. Exactly one of from, fromImage and dockerfile is given."},
 			base(), func(t *d, v string, _ *yaml.Node) { t.From = v }),
 		field(keyInfo{name: "fromImage", doc: "Image of this project to begin from."}, text(), func(t *d, v string, n *yaml.Node) { t.FromImage, t.fromImageAt = v, n }),
 		field(keyInfo{name: "fromCacheVersion", doc: "Any text; another one builds the image anew from the base on."}, plain(), func(t *d, v string, _ *yaml.Node) { t.CacheVersion = v }),
@@ -118,7 +119,7 @@ func imageObject() value[imageDoc] {
 		}),
 		field(keyInfo{name: "mount", doc: "What commands see while they run and no layer holds: caches, secrets and the like."}, listOf(mountObject()), func(t *d, v []mountDoc, _ *yaml.Node) { t.mounts = v }),
 		field(keyInfo{name: "docker", doc: "Config of the image."}, dockerObject(), func(t *d, v stages.Config, _ *yaml.Node) { t.Docker = v }),
-	)
+	}, dockerfileFields()...)...)
 }
 
 func setShell(t *imageDoc, v shellDoc, _ *yaml.Node) {
@@ -135,14 +136,15 @@ func setShell(t *imageDoc, v shellDoc, _ *yaml.Node) {
 
 func finishImage(r *reader, n *yaml.Node, present map[string]*yaml.Node, d *imageDoc) {
 	d.at, d.Line = n, r.line(n)
+	finishDockerfile(r, present, d)
 	refused := slices.ContainsFunc(imageRefusals(), func(f refusal) bool { return f.insteadOfBase() && present[f.key] != nil })
 	switch {
 	case present["image"] == nil && present["artifact"] == nil:
 		r.failf(n, `begin the document with "image: NAME"`, `the key "image" is missing`)
 	case present["from"] != nil && present["fromImage"] != nil:
 		r.failf(present["fromImage"], "remove one of them", `"from" and "fromImage" exclude each other`)
-	case present["from"] == nil && present["fromImage"] == nil && !refused:
-		r.failf(n, `"from: scratch" begins with nothing`, `want one of the keys "from" and "fromImage"`)
+	case present["from"] == nil && present["fromImage"] == nil && present["dockerfile"] == nil && !refused:
+		r.failf(n, `"from: scratch" begins with nothing`, `want one of the keys "from", "fromImage" and "dockerfile"`)
 	}
 	if d.Interpreter == "" {
 		d.Interpreter = defaultInterpreter(r.dialect)

@@ -3,13 +3,10 @@ package config
 // Keys of werf.yaml that are outside the subset that is read, each with what to
 // write instead.
 
-const noDockerfile = "Dockerfile images are not supported by this version"
-
 // baseRefusals are the keys of an image that say, instead of from, what it is
 // made of.
 func baseRefusals() []refusal {
 	return []refusal{
-		{key: "dockerfile", message: noDockerfile, hint: "write the image with from, git and shell"},
 		{key: "artifact", message: "artifact is not supported", hint: "write it as an image; what imports from it names the image"},
 		{key: "fromArtifact", message: "fromArtifact is not supported", hint: "write the artifact as an image and use fromImage"},
 	}
@@ -26,18 +23,16 @@ func (f refusal) insteadOfBase() bool {
 
 // imageRefusals are refused in both dialects: people move from one to the other.
 func imageRefusals() []refusal {
-	out := baseRefusals()
-	for _, key := range []string{"context", "contextAddFiles", "contextAddFile", "target", "args", "addHost", "ssh", "staged"} {
-		out = append(out, refusal{key: key, message: noDockerfile, hint: "write the image with from, git and shell"})
-	}
-	return append(out,
+	return append(baseRefusals(),
+		refusal{key: "contextAddFiles", message: "contextAddFiles is not supported", hint: "commit the files: nothing outside the commit may change a build"},
+		refusal{key: "contextAddFile", message: "contextAddFile is not supported", hint: "commit the file: nothing outside the commit may change a build"},
+		refusal{key: "staged", message: "staged is not supported", hint: "remove the key: a Dockerfile is one stage"},
 		refusal{key: "ansible", message: "ansible is not supported", hint: "write the tasks as commands in shell"},
 		refusal{key: "fromLatest", message: "fromLatest is not supported", hint: `bases are pinned in cairn.lock; "cairn lock" updates them`},
 		refusal{key: "asLayers", message: "asLayers is not supported", hint: "remove the key: each section is one stage; use several images with fromImage for more"},
 		refusal{key: "herebyIAdmitThatFromLatestMightBreakReproducibility", message: "fromLatest is not supported", hint: `bases are pinned in cairn.lock; "cairn lock" updates them`},
 		refusal{key: "final", message: "final is not supported", hint: `remove the key; "cairn build IMAGE…" names what is wanted`},
 		refusal{key: "dependencies", message: "dependencies is not supported", hint: "use fromImage or import"},
-		refusal{key: "secrets", message: "secrets is not supported", hint: `give secrets with "cairn build --secret" to mounts of type secret, in a cairn.yaml`},
 		refusal{key: "imageSpec", message: "imageSpec is not supported", hint: "use docker"},
 		refusal{key: "disableGitAfterPatch", message: "disableGitAfterPatch is not supported", hint: "list what commands need in stageDependencies and leave the rest out with excludePaths"},
 	)

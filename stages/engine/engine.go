@@ -77,7 +77,7 @@ func Dial(ctx context.Context, address string, o Options) (*Engine, error) {
 	e := &Engine{
 		address: address, client: c, session: s, cancel: cancel,
 		images:  newImageStore(life),
-		trees:   &treeSource{ctx: life, now: o.Now, trees: map[string]*listing{}},
+		trees:   &treeSource{ctx: life, now: o.Now, trees: map[string]*listing{}, contexts: map[string]*contextFS{}},
 		gone:    make(chan struct{}),
 		secrets: newSecretStore(o.Secrets, o.Proxy), agents: o.Agents,
 		proxy: llb.ProxyEnv{

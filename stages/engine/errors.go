@@ -18,14 +18,20 @@ type ExitError struct {
 	Job *Job
 	// Code is the exit code; above 128 it is 128 and the number of a signal.
 	Code int
-	// Command is the command that failed, when that is certain; else empty.
+	// Command is the command that failed, when that is certain; else empty. For a
+	// Dockerfile it is the instruction as the file has it, at File and Line.
 	Command string
+	File    string
+	Line    int
 	// Output holds the last lines that the commands wrote, both streams together.
 	Output []string
 }
 
 // Error implements error. The output is left to whoever shows the error.
 func (e *ExitError) Error() string {
+	if e.File != "" {
+		return fmt.Sprintf("%s: %s:%d: %q ended with exit code %d", e.Job.Name, e.File, e.Line, e.Command, e.Code)
+	}
 	if e.Command != "" {
 		return fmt.Sprintf("%s: %q ended with exit code %d", e.Job.Name, e.Command, e.Code)
 	}

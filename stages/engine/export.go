@@ -3,8 +3,10 @@ package engine
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"slices"
 	"strings"
 	"sync"
 
@@ -20,30 +22,41 @@ import (
 )
 
 // exportStore is the content store to which the engine exports one result as an
-// image. It claims to have every layer but the last one already, so that only
-// that one is sent, and hands it to take while it comes.
+// image. It claims to have the layers below the result already, so that only new
+// ones are sent, and hands those to take while they come: the last one, or all
+// above a number that is known.
 //
 // The engine sends layers, config and manifest at the same time, the manifest
-// last. Which layer is the last one is known from the config: layers made here
+// last. Which layers are new is known from the config: layers made here
 // are not compressed, so that their digest is their diff id. Requests to send a
 // layer wait for the config. That cannot block the config: the engine asks for
 // permission before it takes one of its slots for transfers.
 type exportStore struct {
 	refusingStore
-	take func(raw io.Reader) error
+	// take gets a new layer, the n-th of all from 0 on.
+	take func(n int, raw io.Reader) error
+	// below is how many layers are there already; -1 for all but the last one.
+	below int
 
 	configured chan struct{}
 	writers    sync.WaitGroup
 	mu         sync.Mutex
 	closed     bool
 	diffIDs    []digest.Digest
-	taken      bool
-	layer      Layer
+	taken      map[digest.Digest]Layer // Raw is set at the end
 	err        error
 }
 
-func newExportStore(take func(raw io.Reader) error) *exportStore {
-	return &exportStore{take: take, configured: make(chan struct{})}
+func newExportStore(below int, take func(n int, raw io.Reader) error) *exportStore {
+	return &exportStore{take: take, below: below, configured: make(chan struct{}), taken: map[digest.Digest]Layer{}}
+}
+
+// first is the index of the first new layer.
+func (s *exportStore) first() int {
+	if s.below < 0 {
+		return len(s.diffIDs) - 1
+	}
+	return min(s.below, len(s.diffIDs))
 }
 
 // attachment offers the store to the engine by a session. The server behind it
@@ -81,17 +94,25 @@ func (s *exportStore) close() {
 	s.writers.Wait()
 }
 
-// result returns the layer that was taken and the diff ids of those below.
-func (s *exportStore) result() (Layer, []digest.Digest, error) {
+// result returns the new layers in their order and the diff ids of those below.
+func (s *exportStore) result() ([]Layer, []digest.Digest, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if s.err != nil {
-		return Layer{}, nil, s.err
+		return nil, nil, s.err
 	}
-	if !s.taken || s.layer.Raw == "" {
-		return Layer{}, nil, fmt.Errorf("the engine has sent no layer (of %d)", len(s.diffIDs))
+	var layers []Layer
+	for i := s.first(); i < len(s.diffIDs); i++ {
+		l := s.taken[s.diffIDs[i]]
+		if l.Raw == "" {
+			return nil, nil, fmt.Errorf("the engine has not sent layer %d of %d", i+1, len(s.diffIDs))
+		}
+		layers = append(layers, l)
 	}
-	return s.layer, s.diffIDs[:len(s.diffIDs)-1], nil
+	if s.diffIDs == nil {
+		return nil, nil, errors.New("the engine has sent no config")
+	}
+	return layers, s.diffIDs[:s.first()], nil
 }
 
 // failure returns why the layer could not be taken, if so.
@@ -151,25 +172,26 @@ func (s *exportStore) layerWriter(ctx context.Context, o content.WriterOpts) (co
 	case <-ctx.Done():
 		return nil, context.Cause(ctx)
 	}
-	l, err := s.claim(o.Desc)
+	n, err := s.claim(o.Desc)
 	if err != nil {
 		return nil, err
 	}
-	return s.open(o, func(r io.Reader) error { return s.takeLayer(l, r) })
+	return s.open(o, func(r io.Reader) error { return s.takeLayer(n, o.Desc, r) })
 }
 
-// claim decides whether the layer is to be sent.
-func (s *exportStore) claim(d ocispec.Descriptor) (Layer, error) {
+// claim decides whether the layer is to be sent, and returns its index.
+func (s *exportStore) claim(d ocispec.Descriptor) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	if d.Digest != s.diffIDs[len(s.diffIDs)-1] {
-		return Layer{}, fmt.Errorf("layer %s: %w", d.Digest, errdefs.ErrAlreadyExists)
+	n := slices.Index(s.diffIDs[s.first():], d.Digest)
+	if n < 0 {
+		return 0, fmt.Errorf("layer %s: %w", d.Digest, errdefs.ErrAlreadyExists)
 	}
-	if s.taken {
-		return Layer{}, fmt.Errorf("layer %s is sent twice: %w", d.Digest, errdefs.ErrFailedPrecondition)
+	if _, again := s.taken[d.Digest]; again {
+		return 0, fmt.Errorf("layer %s is sent twice: %w", d.Digest, errdefs.ErrFailedPrecondition)
 	}
-	s.taken = true
-	return Layer{Raw: d.Digest, Size: d.Size}, nil
+	s.taken[d.Digest] = Layer{}
+	return s.first() + n, nil
 }
 
 // open begins a writer, unless nobody waits for it any more.
@@ -186,8 +208,8 @@ func (s *exportStore) open(o content.WriterOpts, consume func(io.Reader) error) 
 	}), nil
 }
 
-func (s *exportStore) takeLayer(l Layer, r io.Reader) error {
-	err := s.take(r)
+func (s *exportStore) takeLayer(n int, d ocispec.Descriptor, r io.Reader) error {
+	err := s.take(n, r)
 	if err == nil {
 		err = discard(r) // what follows the end of the archive belongs to the digest
 	}
@@ -197,7 +219,7 @@ func (s *exportStore) takeLayer(l Layer, r io.Reader) error {
 		s.err = err
 		return err
 	}
-	s.layer = l
+	s.taken[d.Digest] = Layer{Raw: d.Digest, Size: d.Size}
 	return nil
 }
 

@@ -92,7 +92,7 @@ type Copy struct {
 	UID, GID int
 }
 
-// Job is one stage that only an engine can make: either Commands, or Copies.
+// Job is one stage that only an engine can make: Commands, Copies or a Dockerfile.
 //
 // A job must not change once it was given to [Engine.Run]. It may be given to
 // another engine after the first one was lost.
@@ -117,12 +117,17 @@ type Job struct {
 	Files Tree
 	// Copies are made in this order and form one layer.
 	Copies []Copy
+	// Dockerfile is for [Engine.Build]. The job has no Parent then: the bases are
+	// among those of the Dockerfile.
+	Dockerfile *Dockerfile
 	// Env is the environment of the base image, as NAME=value.
 	Env []string
 }
 
 func (j *Job) check() error {
 	switch {
+	case j.Dockerfile != nil:
+		return j.Dockerfile.check()
 	case j.Commands == nil && len(j.Copies) == 0:
 		return errors.New("nothing to do: neither commands nor copies")
 	case j.Commands != nil && len(j.Copies) > 0:
@@ -164,6 +169,11 @@ func (j *Job) images() []*Image {
 	for _, c := range j.Copies {
 		if c.From != nil {
 			out = append(out, c.From)
+		}
+	}
+	if j.Dockerfile != nil {
+		for _, base := range j.Dockerfile.Bases {
+			out = append(out, base.Image)
 		}
 	}
 	return out

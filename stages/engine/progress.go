@@ -2,6 +2,7 @@ package engine
 
 import (
 	"bytes"
+	"maps"
 	"slices"
 	"strings"
 
@@ -50,7 +51,7 @@ const (
 type monitor struct {
 	report Progress
 	masks  *masks
-	own    string
+	own    *Job
 	jobs   map[string]*Job // by name of their steps
 	steps  map[digest.Digest]*step
 }
@@ -64,13 +65,15 @@ type step struct {
 	partial           map[int][]byte // unfinished lines, by stream
 }
 
-func newMonitor(j *Job, p Progress, hidden *masks) *monitor {
+// newMonitor watches j; steps are the names of the steps of Dockerfiles.
+func newMonitor(j *Job, steps map[string]*Job, p Progress, hidden *masks) *monitor {
 	if p == nil {
 		p = func(Event) {}
 	}
-	m := &monitor{report: p, masks: hidden, own: vertexName(j), jobs: map[string]*Job{}, steps: map[digest.Digest]*step{}}
+	m := &monitor{report: p, masks: hidden, own: j, jobs: map[string]*Job{}, steps: map[digest.Digest]*step{}}
 	// The function given here never fails.
 	_ = j.visit(map[*Job]bool{}, func(j *Job) error { m.jobs[vertexName(j)] = j; return nil })
+	maps.Copy(m.jobs, steps)
 	return m
 }
 
@@ -99,12 +102,15 @@ func (m *monitor) vertex(v *client.Vertex) {
 	}
 	st := m.steps[v.Digest]
 	if st == nil {
-		st = &step{job: j, own: v.Name == m.own, partial: map[int][]byte{}}
+		st = &step{job: j, own: j == m.own, partial: map[int][]byte{}}
 		m.steps[v.Digest] = st
 	}
 	if v.Started != nil && !st.started {
 		st.started = true
 		m.emit(st, Event{Kind: Started})
+		if j.Dockerfile != nil {
+			m.emit(st, Event{Kind: Log, Stream: 1, Line: []byte(stepLine(v.Name, v.Cached))})
+		}
 	}
 }
 

@@ -30,40 +30,58 @@ import (
 // the engine is lost, what [Secrets] said about a secret that could not be read, the cause of ctx when that ends, the error of layer as it is,
 // and one that wraps what the [Blobs] of an image said when a layer could not be read.
 func (e *Engine) Run(ctx context.Context, job *Job, layer func(ctx context.Context, raw io.Reader) error, p Progress) (Result, error) {
-	if err := job.visit(map[*Job]bool{}, (*Job).check); err != nil {
-		return Result{}, fmt.Errorf("%s: %w", job.Name, err)
+	b, ctx, done, err := e.begin(ctx, job)
+	if err != nil {
+		return Result{}, err
 	}
-	select {
-	case <-e.gone:
-		return Result{}, fmt.Errorf("%s: %w", job.Name, ErrEngineGone)
-	default:
-	}
-	ctx, cancel := e.whileServing(ctx)
-	defer cancel()
-	b := &builder{ctx: ctx, session: e.session.ID(), proxy: e.proxy, images: e.images, trees: e.trees}
+	defer done()
 	st, err := b.job(job)
 	if err != nil {
 		return Result{}, err
 	}
-	def, err := st.Marshal(ctx, platform(job.Platform))
-	if err != nil {
-		return Result{}, fmt.Errorf("%s: %w", job.Name, err)
-	}
-
 	var empty bool
-	store := newExportStore(func(raw io.Reader) (err error) {
+	store := newExportStore(-1, func(_ int, raw io.Reader) (err error) {
 		empty, err = filterLayer(job, raw, func(r io.Reader) error { return layer(ctx, r) })
 		return err
 	})
-	m := newMonitor(job, p, &e.secrets.masks)
-	if err := e.solve(ctx, def, job, store, m); err != nil {
-		return Result{}, e.failure(ctx, job, m, store, err)
+	m := newMonitor(job, b.steps, p, &e.secrets.masks)
+	if err := e.make(ctx, st, job, store, m); err != nil {
+		return Result{}, err
 	}
 	made, below, err := store.result()
 	if err != nil {
 		return Result{}, fmt.Errorf("%s: %w", job.Name, err)
 	}
-	return Result{Layer: made, Below: below, Empty: empty, Cached: m.cached()}, nil
+	return Result{Layer: made[0], Below: below, Empty: empty, Cached: m.cached()}, nil
+}
+
+// begin checks a job and returns what builds its graph. done ends the context.
+func (e *Engine) begin(ctx context.Context, job *Job) (*builder, context.Context, context.CancelFunc, error) {
+	if err := job.visit(map[*Job]bool{}, (*Job).check); err != nil {
+		return nil, nil, nil, fmt.Errorf("%s: %w", job.Name, err)
+	}
+	select {
+	case <-e.gone:
+		return nil, nil, nil, fmt.Errorf("%s: %w", job.Name, ErrEngineGone)
+	default:
+	}
+	ctx, done := e.whileServing(ctx)
+	return &builder{
+		ctx: ctx, session: e.session.ID(), proxy: e.proxy, images: e.images, trees: e.trees,
+		steps: map[string]*Job{}, configs: map[*Job][]byte{},
+	}, ctx, done, nil
+}
+
+// make has the engine make the result of a job and export it to store.
+func (e *Engine) make(ctx context.Context, st llb.State, job *Job, store *exportStore, m *monitor) error {
+	def, err := st.Marshal(ctx, platform(job.Platform))
+	if err != nil {
+		return fmt.Errorf("%s: %w", job.Name, err)
+	}
+	if err := e.solve(ctx, def, job, store, m); err != nil {
+		return e.failure(ctx, job, m, store, err)
+	}
+	return nil
 }
 
 // solve has the engine make def, with a session for what it exports. When it
@@ -118,7 +136,10 @@ func solveOptions(job *Job, store *exportStore) client.SolveOpt {
 		if j.Files != nil {
 			o.LocalMounts[treeName(j)] = noFiles{}
 		}
-		if j.Commands != nil && j.Commands.Network == "host" && o.AllowedEntitlements == nil {
+		if j.Dockerfile != nil {
+			o.LocalMounts[contextName(j)] = noFiles{}
+		}
+		if j.hostNetwork() && o.AllowedEntitlements == nil {
 			o.AllowedEntitlements = []string{entitlements.EntitlementNetworkHost.String()}
 		}
 		return nil
@@ -135,8 +156,12 @@ func (e *Engine) failure(ctx context.Context, job *Job, m *monitor, store *expor
 		return fmt.Errorf("%s: %w", job.Name, context.Cause(ctx))
 	}
 	var exit *gwpb.ExitError
+	file, line, text := dockerfilePlace(err)
 	if !errors.As(err, &exit) {
 		err = classify(err)
+		if file != "" {
+			err = fmt.Errorf("%s:%d: %w", file, line, err)
+		}
 		if unread := e.images.failure(job); unread != nil && !errors.Is(err, ErrEngineGone) {
 			err = unread
 		} else if unread := e.secrets.failure(job); unread != nil {
@@ -146,7 +171,7 @@ func (e *Engine) failure(ctx context.Context, job *Job, m *monitor, store *expor
 		}
 		return fmt.Errorf("%s: %w", job.Name, err)
 	}
-	out := &ExitError{Job: job, Code: int(exit.ExitCode)}
+	out := &ExitError{Job: job, Code: int(exit.ExitCode), File: file, Line: line, Command: text}
 	var vertex *solvererrdefs.VertexError
 	if errors.As(err, &vertex) {
 		if st := m.steps[digest.Digest(vertex.Digest)]; st != nil {

@@ -35,9 +35,15 @@ type builder struct {
 	proxy   llb.ProxyEnv
 	images  *imageStore
 	trees   *treeSource
+	// steps are the names of the steps of Dockerfiles, configs what those give.
+	steps   map[string]*Job
+	configs map[*Job][]byte
 }
 
 func (b *builder) job(j *Job) (llb.State, error) {
+	if j.Dockerfile != nil {
+		return b.dockerfile(j)
+	}
 	st, err := b.below(j)
 	if err != nil {
 		return st, fmt.Errorf("%s: %w", j.Name, err)

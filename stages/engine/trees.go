@@ -28,6 +28,8 @@ type treeSource struct {
 	now   func() time.Time
 	mu    sync.Mutex
 	trees map[string]*listing
+	// contexts are those of Dockerfiles.
+	contexts map[string]*contextFS
 }
 
 func treeName(j *Job) string { return "files-" + j.Key }
@@ -54,6 +56,9 @@ func (s *treeSource) add(ctx context.Context, j *Job) (*listing, error) {
 func (s *treeSource) LookupDir(name string) (fsutil.FS, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
+	if c, ok := s.contexts[name]; ok {
+		return c.at(s.now()), true
+	}
 	l, ok := s.trees[name]
 	if !ok {
 		return nil, false

@@ -21,6 +21,13 @@ type chain struct {
 }
 
 func (c *chain) build(ctx context.Context) error {
+	if c.cfg.Dockerfile != nil {
+		if err := c.dockerfile(ctx); err != nil {
+			return c.wrap(err)
+		}
+		c.salt()
+		return c.wrap(c.finish())
+	}
 	if err := c.start(ctx); err != nil {
 		return c.wrap(err)
 	}
@@ -197,7 +204,7 @@ func (c *chain) imports(ctx context.Context, s *stages.Stage, k stages.Kind) err
 // after it follows by its parent's digest.
 func (c *chain) salt() {
 	for _, s := range c.draft {
-		if s.Recipe.Commands != nil {
+		if s.Recipe.Commands != nil || s.Recipe.Dockerfile != nil {
 			s.Recipe.Salt = c.Lock.Salts[c.cfg.Name]
 			return
 		}

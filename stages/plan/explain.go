@@ -122,6 +122,9 @@ func (e *explainer) stage(old, now *stages.Stage) error {
 	if err := e.config(a.Config, b.Config); err != nil {
 		return err
 	}
+	if err := e.dockerfile(old, now); err != nil {
+		return err
+	}
 	if len(e.out) == n {
 		e.add(InputParent, "", digestOf(a.Parent), digestOf(b.Parent))
 	}
@@ -251,6 +254,12 @@ func (e *explainer) files(old, now *stages.Stage) error {
 	if err != nil {
 		return err
 	}
+	e.placed(a, b)
+	return nil
+}
+
+// placed compares two sorted lists of files.
+func (e *explainer) placed(a, b []placedFile) {
 	for len(a) > 0 || len(b) > 0 {
 		switch {
 		case len(b) == 0 || len(a) > 0 && a[0].path < b[0].path:
@@ -264,7 +273,6 @@ func (e *explainer) files(old, now *stages.Stage) error {
 			a, b = a[1:], b[1:]
 		}
 	}
-	return nil
 }
 
 // placedFile is a file in the image and what it is: mode, object and owner.

@@ -9,6 +9,7 @@ import (
 
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/config"
+	"github.com/cairnbuild/cairn/stages/dockerfile"
 )
 
 // scratch is the base that has nothing in it.
@@ -39,6 +40,9 @@ type Remotes interface {
 type Input struct {
 	Project *config.Project
 	Files   Files
+	// Dockerfiles gives Dockerfiles and their contexts; it may be nil for a project
+	// without such images.
+	Dockerfiles dockerfile.Files
 	// Lock may be nil.
 	Lock *Lock
 	// Bases is asked, once for each base and platform, where Lock has no entry.
@@ -88,19 +92,32 @@ func Make(ctx context.Context, in Input) (*stages.Plan, error) {
 }
 
 // BasesOf returns the bases that the project refers to, each once and in order,
-// scratch apart.
-func BasesOf(p *config.Project) []Base {
+// scratch apart. Those that Dockerfiles name are among them.
+func BasesOf(ctx context.Context, p *config.Project, files dockerfile.Files) ([]Base, error) {
 	var out []Base
+	add := func(ref string, platform stages.Platform) {
+		b := Base{Reference: ref, Platform: platform}
+		if ref != "" && ref != scratch && !slices.Contains(out, b) {
+			out = append(out, b)
+		}
+	}
 	for i := range p.Images {
 		img := &p.Images[i]
 		for _, platform := range img.Platforms {
-			b := Base{Reference: img.From, Platform: platform}
-			if img.From != "" && img.From != scratch && !slices.Contains(out, b) {
-				out = append(out, b)
+			add(img.From, platform)
+			if img.Dockerfile == nil {
+				continue
+			}
+			named, err := dockerfile.Bases(ctx, files, dockerfileOptions(img, platform))
+			if err != nil {
+				return nil, err
+			}
+			for _, b := range named {
+				add(b.Reference, b.Platform)
 			}
 		}
 	}
-	return out
+	return out, nil
 }
 
 // RemotesOf returns the other repositories that the project refers to, each once

@@ -16,6 +16,7 @@ import (
 	"github.com/cairnbuild/cairn/stages/assemble"
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/stages/config"
+	"github.com/cairnbuild/cairn/stages/dockerfile"
 	"github.com/cairnbuild/cairn/stages/engine"
 	"github.com/cairnbuild/cairn/stages/plan"
 	"github.com/cairnbuild/cairn/stages/source"
@@ -184,7 +185,7 @@ type hinter interface{ Hint() string }
 func classify(err error) (code int, hint string) {
 	code, hint = exitFailure, ""
 	for _, c := range []func(error) (int, string){
-		classifyUsage, classifyProject, classifyBuild, classifyImage, classifyLedger, classifyStorage, classifyExport, classifyEngine,
+		classifyUsage, classifyProject, classifyBuild, classifyImage, classifyLedger, classifyStorage, classifyExport, classifyDockerfile, classifyEngine,
 	} {
 		if n, h := c(err); n != 0 {
 			code, hint = n, h
@@ -410,6 +411,15 @@ func classifyExport(err error) (int, string) {
 		return exitFailure, ""
 	case errors.Is(err, exec.ErrNotFound):
 		return exitFailure, "install it, or export with --to tar:FILE"
+	}
+	return 0, ""
+}
+
+// classifyDockerfile is for what is wrong with a Dockerfile itself.
+func classifyDockerfile(err error) (int, string) {
+	var df *dockerfile.Error
+	if errors.As(err, &df) {
+		return exitConfig, df.Hint
 	}
 	return 0, ""
 }

@@ -55,7 +55,11 @@ func (a *app) lock(ctx context.Context, o lockOptions) error {
 	}
 	defer st.Close()
 	next := &plan.Lock{Salts: p.Lock.Salts}
-	for _, b := range plan.BasesOf(p.Config) {
+	bases, err := plan.BasesOf(ctx, p.Config, p.Tree)
+	if err != nil {
+		return err
+	}
+	for _, b := range bases {
 		digest := p.Lock.Base(b.Reference, b.Platform)
 		if digest == "" || o.update {
 			if digest, err = st.ResolveBase(ctx, b.Reference, b.Platform); err != nil {

@@ -63,6 +63,8 @@ type plannedStage struct {
 	How string `json:"how"`
 	// Base is the reference of a from stage.
 	Base string `json:"base,omitempty"`
+	// Dockerfile is the path of the file of which all is one stage.
+	Dockerfile string `json:"dockerfile,omitempty"`
 }
 
 func (a *app) plan(ctx context.Context, o planOptions, images []string) error {
@@ -155,6 +157,9 @@ func describe(p *stages.Plan, found map[stages.Digest]bool, offline bool) (*plan
 			if s.BaseRef != nil {
 				ps.Base = s.BaseRef.Name
 			}
+			if s.Dockerfile != nil {
+				ps.Dockerfile = s.Dockerfile.Path
+			}
 			pi.Stages = append(pi.Stages, ps)
 		}
 		rep.Images = append(rep.Images, pi)
@@ -162,12 +167,20 @@ func describe(p *stages.Plan, found map[stages.Digest]bool, offline bool) (*plan
 	return rep, nil
 }
 
+// by says what makes the stage.
+func (s plannedStage) by() string {
+	if s.Dockerfile != "" {
+		return fmt.Sprintf("%s, all of %s", s.How, printable(s.Dockerfile))
+	}
+	return s.How
+}
+
 func (a *app) showPlan(rep *planReport) error {
 	w := a.table()
 	fmt.Fprintln(w, "IMAGE\tPLATFORM\tSTAGE\tDIGEST\tSTATE\tMADE BY")
 	for _, img := range rep.Images {
 		for _, s := range img.Stages {
-			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", nameLabel(img.Name), img.Platform, s.Name, s.Digest.Short(), s.State, s.How)
+			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", nameLabel(img.Name), img.Platform, s.Name, s.Digest.Short(), s.State, s.by())
 		}
 	}
 	return w.Flush()

@@ -126,7 +126,7 @@ func (p *Project) readLock(ctx context.Context) error {
 
 // Plan plans the named images, or all. An error about a mapping begins with its place.
 func (p *Project) Plan(ctx context.Context, st *Storages, images []string) (*stages.Plan, error) {
-	planned, err := plan.Make(ctx, plan.Input{Project: p.Config, Files: p.Tree, Lock: p.Lock, Bases: st, Remotes: p.Remotes, Images: images})
+	planned, err := plan.Make(ctx, plan.Input{Project: p.Config, Files: p.Tree, Dockerfiles: p.Tree, Lock: p.Lock, Bases: st, Remotes: p.Remotes, Images: images})
 	var mapping *plan.MappingError
 	if errors.As(err, &mapping) {
 		err = fmt.Errorf("%s:%d: %w", p.File, mapping.Line, err)

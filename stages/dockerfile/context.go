@@ -1,0 +1,212 @@
+package dockerfile
+
+import (
+	"bytes"
+	"context"
+	"crypto/sha256"
+	"encoding/binary"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io/fs"
+	"path"
+	"strings"
+
+	"github.com/moby/patternmatcher"
+	"github.com/moby/patternmatcher/ignorefile"
+
+	"github.com/cairnbuild/cairn/stages"
+	gitsource "github.com/cairnbuild/cairn/stages/source"
+)
+
+// identityHeader begins what the identity of a context is the digest of.
+const identityHeader = "cairn context 1\n"
+
+// ignoreName is the file that says what is no part of a context.
+const ignoreName = ".dockerignore"
+
+// Selection returns the files of a context directory as a mapping, for whoever
+// reads their contents.
+func Selection(dir string) stages.Selection {
+	return stages.Selection{Mapping: &stages.Mapping{Add: dir, To: "/"}, Kind: stages.KindSource, Whole: true}
+}
+
+// contextFiles returns the files of the context that instructions can take.
+func (g *graph) contextFiles(ctx context.Context, files Files, takes []take) ([]gitsource.File, error) {
+	if len(takes) == 0 {
+		return nil, nil
+	}
+	all, err := files.Files(Selection(g.opts.Context))
+	if err != nil {
+		return nil, fmt.Errorf("context of %s: %w", g.name, err)
+	}
+	ignored, from, err := g.ignored(ctx, files)
+	if err != nil {
+		return nil, err
+	}
+	kept := make([]gitsource.File, 0, len(all))
+	for _, f := range all {
+		out, err := ignored.matches(f.Path)
+		if err != nil {
+			return nil, &Error{File: from, Message: err.Error(), Err: err}
+		}
+		if !out {
+			kept = append(kept, f)
+		}
+	}
+	chosen := make([]bool, len(kept))
+	for _, t := range takes {
+		n, err := t.choose(kept, chosen)
+		if err != nil {
+			return nil, g.errorf(t.line, "", "%s: %v", t.word, err)
+		}
+		if n == 0 && t.path != "" && !hasMeta(t.path) {
+			return nil, g.missing(t, all, from)
+		}
+	}
+	var out []gitsource.File
+	for i, f := range kept {
+		if chosen[i] {
+			out = append(out, f)
+		}
+	}
+	return out, nil
+}
+
+// missing says that an instruction names what is not there.
+func (g *graph) missing(t take, all []gitsource.File, ignoredBy string) error {
+	if n, err := t.choose(all, make([]bool, len(all))); err == nil && n > 0 {
+		return g.errorf(t.line, "let it in with a line !"+t.path+" in "+ignoredBy, "%s is in the context but %s leaves it out", t.word, ignoredBy)
+	}
+	return g.errorf(t.line, "paths are relative to the context, which is the directory "+g.opts.Context+"; commit the file if it is new", "%s is not in the context", t.word)
+}
+
+// choose marks the files that t takes and returns how many there are.
+//
+// The path may be a pattern, which covers whole components. Where it, or what it
+// matches, is a symbolic link, the link is followed, maybe to anywhere in the
+// context: then all of it is taken.
+func (t take) choose(files []gitsource.File, chosen []bool) (int, error) {
+	pattern := strings.Split(t.path, "/")
+	all, n := t.all || t.path == "", 0
+	for i := range files {
+		parts := strings.Split(files[i].Path, "/")
+		if !all && files[i].Mode == gitsource.ModeSymlink && len(parts) <= len(pattern) {
+			ok, err := matchParts(pattern[:len(parts)], parts)
+			if err != nil {
+				return 0, err
+			}
+			all = ok
+		}
+	}
+	for i := range files {
+		ok := all
+		if !ok {
+			parts := strings.Split(files[i].Path, "/")
+			var err error
+			if len(parts) >= len(pattern) {
+				if ok, err = matchParts(pattern, parts[:len(pattern)]); err != nil {
+					return 0, err
+				}
+			}
+		}
+		if ok {
+			chosen[i] = true
+			n++
+		}
+	}
+	return n, nil
+}
+
+func matchParts(pattern, parts []string) (bool, error) {
+	for i, p := range pattern {
+		ok, err := path.Match(p, parts[i])
+		if err != nil || !ok {
+			return false, err
+		}
+	}
+	return true, nil
+}
+
+func hasMeta(p string) bool { return strings.ContainsAny(p, `*?[\`) }
+
+// ignorer tells which files are no part of the context.
+type ignorer struct {
+	patterns *patternmatcher.PatternMatcher
+	parents  map[string]parent
+}
+
+type parent struct {
+	out  bool
+	info patternmatcher.MatchInfo
+}
+
+// ignored reads the ignore file: the Dockerfile's own one, or that of the
+// context. It returns the name of the file, too.
+func (g *graph) ignored(ctx context.Context, files Files) (*ignorer, string, error) {
+	for _, name := range []string{g.name + ignoreName, path.Join(g.opts.Context, ignoreName)} {
+		data, err := files.Read(ctx, name)
+		if errors.Is(err, fs.ErrNotExist) {
+			continue
+		}
+		if err != nil {
+			return nil, name, fmt.Errorf("%s: %w", name, err)
+		}
+		lines, err := ignorefile.ReadAll(bytes.NewReader(data))
+		if err != nil {
+			return nil, name, &Error{File: name, Message: err.Error(), Err: err}
+		}
+		m, err := patternmatcher.New(lines)
+		if err != nil {
+			return nil, name, &Error{File: name, Message: err.Error(), Err: err}
+		}
+		return &ignorer{patterns: m, parents: map[string]parent{}}, name, nil
+	}
+	return &ignorer{}, ignoreName, nil
+}
+
+// matches reports whether a file is ignored.
+func (i *ignorer) matches(file string) (bool, error) {
+	if i.patterns == nil || len(i.patterns.Patterns()) == 0 {
+		return false, nil
+	}
+	p, err := i.match(file)
+	return p.out, err
+}
+
+func (i *ignorer) match(p string) (parent, error) {
+	if known, ok := i.parents[p]; ok {
+		return known, nil
+	}
+	var above parent
+	dir := path.Dir(p)
+	if dir != "." {
+		var err error
+		if above, err = i.match(dir); err != nil {
+			return parent{}, err
+		}
+		i.parents[dir] = above
+	}
+	out, info, err := i.patterns.MatchesUsingParentResults(p, above.info)
+	return parent{out, info}, err
+}
+
+// identity returns the digest of files: for each one the length of its path in
+// four bytes, the path, the mode's six digits, the length of the object id in one
+// byte and the id.
+func identity(files []gitsource.File) (stages.Digest, error) {
+	h := sha256.New()
+	h.Write([]byte(identityHeader))
+	for _, f := range files {
+		id, err := hex.DecodeString(f.Object)
+		if err != nil {
+			return stages.Digest{}, fmt.Errorf("object id of %s: %w", f.Path, err)
+		}
+		b := binary.BigEndian.AppendUint32(nil, uint32(len(f.Path)))
+		b = append(b, f.Path...)
+		b = append(b, f.Mode.String()...)
+		b = append(b, byte(len(id)))
+		h.Write(append(b, id...))
+	}
+	return stages.Digest(h.Sum(nil)), nil
+}

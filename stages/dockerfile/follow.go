@@ -1,0 +1,213 @@
+package dockerfile
+
+import (
+	"maps"
+	"path"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/moby/buildkit/frontend/dockerfile/dfgitutil"
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+	"github.com/moby/buildkit/frontend/dockerfile/shell"
+	"github.com/moby/buildkit/util/system"
+)
+
+// needs is what instructions ask for beside stages and images.
+type needs struct {
+	takes        []take
+	secrets, ssh names
+}
+
+// take is what an instruction takes of the context.
+type take struct {
+	line int
+	// word is the path as written, path the cleaned one without a leading slash,
+	// which may be a pattern. all means the whole context.
+	word, path string
+	all        bool
+}
+
+// follow goes through the instructions of the used stages as a build does, keeps
+// account of the variables and returns what is needed.
+func (g *graph) follow() (*needs, error) {
+	n := &needs{secrets: names{}, ssh: names{}}
+	envs := map[*stage]*env{}
+	for _, s := range g.used {
+		e := newEnv()
+		if s.from != nil {
+			e = envs[s.from].clone()
+		}
+		// An image from elsewhere may bring variables, of which nothing is known here.
+		e.open = e.open || s.from == nil && g.froms[s].base >= 0
+		if s.from == nil && !e.open {
+			e.set("PATH", system.DefaultPathEnvUnix, false)
+		}
+		for _, st := range s.steps {
+			if err := g.step(st, e, n); err != nil {
+				return nil, err
+			}
+		}
+		envs[s] = e
+	}
+	return n, nil
+}
+
+func (g *graph) step(st *step, e *env, n *needs) error {
+	if _, ok := st.cmd.(*instructions.ArgCommand); ok {
+		return g.readArg(st, e, g.global)
+	}
+	if err := g.expand(st, e); err != nil {
+		return g.failed(st.line, err)
+	}
+	asked, doubt := e.take()
+	st.refs.add(asked)
+	switch c := st.cmd.(type) {
+	case *instructions.EnvCommand:
+		for _, kv := range c.Env {
+			e.set(kv.Key, kv.Value, doubt)
+		}
+	case *instructions.CopyCommand:
+		if c.From == "" {
+			n.paths(st.line, c.SourcePaths, c.Parents, doubt)
+		}
+	case *instructions.AddCommand:
+		return g.added(st.line, c, doubt, n)
+	case *instructions.RunCommand:
+		st.runs = true
+		return g.run(st.line, c, doubt, n)
+	}
+	return nil
+}
+
+// expand replaces the variables in the words of an instruction, where it has them
+// replaced.
+func (g *graph) expand(st *step, e *env) error {
+	word := func(w string) (string, error) { return e.expand(g.lex, w) }
+	if c, ok := st.cmd.(instructions.SupportsSingleWordExpansion); ok {
+		if err := c.Expand(word); err != nil {
+			return err
+		}
+	}
+	if c, ok := st.cmd.(instructions.SupportsSingleWordExpansionRaw); ok {
+		raw := shell.NewLex('\\')
+		raw.SkipProcessQuotes = true
+		return c.ExpandRaw(func(w string) (string, error) { return e.expand(raw, w) })
+	}
+	if c, ok := st.cmd.(*instructions.ExposeCommand); ok {
+		for _, p := range c.Ports {
+			if _, err := word(p); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+func (n *needs) paths(line int, words []string, parents, doubt bool) {
+	for _, w := range words {
+		t := take{line: line, word: w, all: doubt, path: w}
+		if parents {
+			// The pivot says only what is made below the target.
+			t.path = beforeDoubleStar(strings.Replace(w, "/./", "/", 1))
+		}
+		t.path = clean(t.path)
+		t.all = t.all || t.path == ""
+		n.takes = append(n.takes, t)
+	}
+}
+
+func clean(p string) string { return strings.TrimPrefix(path.Clean("/"+p), "/") }
+
+// beforeDoubleStar cuts a pattern off in front of the first "**".
+func beforeDoubleStar(p string) string {
+	parts := strings.Split(p, "/")
+	if i := slices.IndexFunc(parts, func(s string) bool { return strings.Contains(s, "**") }); i >= 0 {
+		parts = parts[:i]
+	}
+	return strings.Join(parts, "/")
+}
+
+var fullCommit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
+
+// added looks at ADD, whose sources may be elsewhere.
+func (g *graph) added(line int, c *instructions.AddCommand, doubt bool, n *needs) error {
+	var local []string
+	for _, w := range c.SourcePaths {
+		ref, isGit, err := dfgitutil.ParseGitRef(w)
+		switch {
+		case isGit && err == nil && !ref.IndistinguishableFromLocal:
+			if !fullCommit.MatchString(c.Checksum) && !fullCommit.MatchString(ref.Checksum) && !fullCommit.MatchString(ref.Ref) || doubt {
+				return g.errorf(line, "name a full commit: ADD "+shorten(ref.Remote)+"#COMMIT, or --checksum=COMMIT", "ADD %s: what a branch or tag of another repository holds may change, so the result has no identity", shorten(w))
+			}
+		case strings.HasPrefix(w, "http://"), strings.HasPrefix(w, "https://"):
+			if c.Checksum == "" || doubt {
+				return g.errorf(line, "write ADD --checksum=sha256:… "+shorten(w), "ADD %s: what is at an address may change, so the result has no identity without a checksum", shorten(w))
+			}
+		default:
+			local = append(local, w)
+		}
+	}
+	n.paths(line, local, false, doubt)
+	return nil
+}
+
+// run looks at the mounts of RUN.
+func (g *graph) run(line int, c *instructions.RunCommand, doubt bool, n *needs) error {
+	if instructions.GetSecurity(c) == instructions.SecurityInsecure {
+		return g.errorf(line, "remove --security=insecure", "RUN --security=insecure is not supported: the engine gives no such rights")
+	}
+	if len(instructions.GetDevices(c)) > 0 {
+		return g.errorf(line, "remove --device", "RUN --device is not supported: the result would follow from the machine")
+	}
+	for _, m := range instructions.GetMounts(c) {
+		switch m.Type {
+		case instructions.MountTypeBind:
+			if m.From == "" {
+				n.paths(line, []string{m.Source}, false, doubt)
+				if last := &n.takes[len(n.takes)-1]; last.path != "" {
+					last.path = literal(last.path)
+				}
+			}
+		case instructions.MountTypeSecret:
+			n.secrets[secretID(m)] = true
+		case instructions.MountTypeSSH:
+			n.ssh[sshID(m)] = true
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(n.secrets)) {
+		if !slices.Contains(g.opts.Secrets, id) {
+			return g.errorf(line, "add it to \"secrets\" of the image", "RUN uses the secret %q, which the image does not name", id)
+		}
+	}
+	for _, id := range slices.Sorted(maps.Keys(n.ssh)) {
+		if !slices.Contains(g.opts.SSH, id) {
+			return g.errorf(line, "add it to \"ssh\" of the image", "RUN uses the ssh agent %q, which the image does not name", id)
+		}
+	}
+	return nil
+}
+
+// secretID is the id that BuildKit takes for a secret mount.
+func secretID(m *instructions.Mount) string {
+	switch {
+	case m.Source != "":
+		return m.Source
+	case m.CacheID != "":
+		return m.CacheID
+	default:
+		return path.Base(m.Target)
+	}
+}
+
+func sshID(m *instructions.Mount) string {
+	if m.CacheID != "" {
+		return m.CacheID
+	}
+	return "default"
+}
+
+// literal escapes what would be special in a pattern.
+func literal(p string) string {
+	return strings.NewReplacer(`\`, `\\`, `*`, `\*`, `?`, `\?`, `[`, `\[`).Replace(p)
+}
