@@ -103,14 +103,10 @@ func hostAddress() value[string] {
 	return v
 }
 
-func givenID() value[string] {
-	return matching(text(), mountID, "id", "letters, digits and _ . / : @ -, beginning with a letter, digit or _")
-}
-
 // sshID reads an id. In a werf.yaml it may say which sockets are behind it, which
 // is not for the file to say here.
 func sshID() value[string] {
-	id := givenID()
+	id := mountIDValue()
 	return value[string]{words: id.words, schema: id.schema, read: func(r *reader, n *yaml.Node) (string, bool) {
 		if n, ok := r.resolve(n); ok && n.Kind == yaml.ScalarNode && r.dialect == DialectWerf {
 			if before, _, found := strings.Cut(n.Value, "="); found {
@@ -125,7 +121,7 @@ func sshID() value[string] {
 // secretID reads an id. A werf.yaml has a mapping in its place that says where the
 // value is, too; that is not for the file to say here.
 func secretID() value[string] {
-	id := givenID()
+	id := mountIDValue()
 	return value[string]{words: "an id", schema: id.schema, read: func(r *reader, n *yaml.Node) (string, bool) {
 		n, ok := r.resolve(n)
 		if !ok || n.Kind != yaml.MappingNode || r.dialect != DialectWerf {
