@@ -91,10 +91,28 @@ func newSample(t *testing.T, name string) (*project, *host) {
 	p.commit(t)
 	p.dir = filepath.Join(p.dir, filepath.Dir(configFile(t, name)))
 	h := newHost(t, 0)
-	h.env = []string{"CAIRN_DEMO_REGISTRY=" + shared.registry.Address()}
+	h.env = append([]string{"CAIRN_DEMO_REGISTRY=" + shared.registry.Address()}, library(t, name)...)
 	succeeded(t, h.run(t, p, "lock"))
 	p.commit(t)
 	return p, h
+}
+
+// library makes the other repository that a sample takes files from, of the folder
+// of that name, and returns how the sample finds it.
+func library(t *testing.T, sample string) []string {
+	t.Helper()
+	files := filepath.Join(samplesDir(t), sample, "library")
+	if _, err := os.Stat(files); err != nil {
+		return nil
+	}
+	lib := emptyProject(t)
+	if err := os.CopyFS(lib.dir, os.DirFS(files)); err != nil {
+		t.Fatal(err)
+	}
+	lib.commit(t)
+	gitIn(t, lib.dir, "branch", "--force", "--move", "main")
+	gitIn(t, lib.dir, "tag", "--annotate", "--message", "first", "v1")
+	return []string{"CAIRN_ALLOW_FILE_URLS=true", "CAIRN_DEMO_LIBRARY=" + lib.dir, "CAIRN_DEMO_COMMIT=" + gitIn(t, lib.dir, "rev-parse", "HEAD")}
 }
 
 // A change to a file that no section declares runs no command.

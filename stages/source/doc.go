@@ -11,6 +11,9 @@
 // The files of submodules stand in the list at their paths, those of Git LFS have
 // the contents that their pointers name; both are read from what the clone has.
 //
+// [Remotes] reads commits of other repositories through a cache; [Tree.Attach] has
+// a project's mappings find their files.
+//
 // Git runs as a child process in an environment of its own: without variables
 // that would point it at another repository, without prompts, hooks, file
 // system monitors or content filters. Objects that a partial clone has not
