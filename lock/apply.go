@@ -223,6 +223,9 @@ func (c *Client) send(shard string, batch []*group) {
 				return
 			}
 			batch = settle(shard, batch, found[shard], errors.Is(err, ErrAmbiguous))
+		case errors.Is(err, ErrFull) && len(batch) > 1:
+			c.sendEach(shard, batch)
+			return
 		case !errors.Is(err, ErrUnavailable):
 			finish(batch, result{err: fmt.Errorf("change %s: %w", shard, err)})
 			return
@@ -235,6 +238,14 @@ func (c *Client) send(shard string, batch []*group) {
 			finish(batch, result{err: fmt.Errorf("change %s: %w", shard, err)})
 			return
 		}
+	}
+}
+
+// sendEach makes the changes of the groups one after another, since what is too
+// much for the shard may be what only one of them adds.
+func (c *Client) sendEach(shard string, batch []*group) {
+	for _, g := range batch {
+		c.send(shard, []*group{g})
 	}
 }
 

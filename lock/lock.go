@@ -35,6 +35,8 @@ var (
 	// ErrUnavailable: the store cannot be asked at present and has done nothing; from
 	// a [Client], that this lasted longer than its retry budget.
 	ErrUnavailable = errors.New("the store is unavailable")
+	// ErrFull: the changes do not fit into the shard. Nothing was written.
+	ErrFull = errors.New("the shard is full")
 	// ErrNoSession: the session's record is gone, since another took the session for dead.
 	ErrNoSession = errors.New("the session's record is gone")
 	// ErrLost: the session was not renewed in time, so others may take it for dead.

@@ -24,6 +24,9 @@ var (
 	ErrAvoided = errors.New("a new generation must not have the manifest of the deleted one")
 	// ErrState: the claim's entry is in a state that does not allow this step.
 	ErrState = errors.New("the entry's state does not allow this")
+	// ErrFull: so many stages are in flight, or were lately, that the ledger has no
+	// place for another. [Ledger.Sweep] may make some.
+	ErrFull = lock.ErrFull
 	// ErrUnavailable: the ledger could not be asked for longer than the retry budget.
 	ErrUnavailable = lock.ErrUnavailable
 	// ErrLost: this runner's session could not be renewed in time.

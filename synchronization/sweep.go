@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"golang.org/x/sync/errgroup"
 
 	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/stages"
@@ -56,25 +57,44 @@ func (l *Ledger) sweep(ctx context.Context, confirm confirmation) error {
 	return errors.Join(append(errs, l.crowd.Bury(ctx))...)
 }
 
-// confirmation says whether the tag of d shows m.
+// confirmation says whether the tag of d shows m. It is asked for several at once.
 type confirmation func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error)
+
+// sweepers bounds how many entries of a shard are swept at once. What they remove
+// shares a request.
+const sweepers = 32
 
 func (l *Ledger) sweepShard(ctx context.Context, v view, dead map[string]bool, now time.Time, confirm confirmation) error {
 	found, err := v.entries()
-	errs := []error{err}
+	var all errgroup.Group
+	all.SetLimit(sweepers)
+	failed := make(chan error, len(found)+1)
+	failed <- err
 	for d, e := range found {
-		var err error
-		switch {
-		case e.State == Published || e.State == Deleted:
-			err = l.sweepOld(ctx, v, d, e, now, confirm)
-		case e.idle() && dead[e.Session]:
-			err = l.release(ctx, v, d, e)
-		}
-		if err != nil && !errors.Is(err, lock.ErrConflict) {
-			errs = append(errs, entryError("sweep", d, err))
-		}
+		all.Go(func() error {
+			if err := l.sweepEntry(ctx, v, d, e, dead, now, confirm); err != nil && !errors.Is(err, lock.ErrConflict) {
+				failed <- entryError("sweep", d, err)
+			}
+			return nil // the others are swept all the same
+		})
+	}
+	_ = all.Wait()
+	close(failed)
+	var errs []error
+	for err := range failed {
+		errs = append(errs, err)
 	}
 	return errors.Join(errs...)
+}
+
+func (l *Ledger) sweepEntry(ctx context.Context, v view, d stages.Digest, e Entry, dead map[string]bool, now time.Time, confirm confirmation) error {
+	switch {
+	case e.State == Published || e.State == Deleted:
+		return l.sweepOld(ctx, v, d, e, now, confirm)
+	case e.idle() && dead[e.Session]:
+		return l.release(ctx, v, d, e)
+	}
+	return nil
 }
 
 // deadIdlers returns the dead among the sessions whose entries a sweep may drop.

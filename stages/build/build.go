@@ -9,7 +9,6 @@ import (
 	"sync"
 	"time"
 
-	"github.com/opencontainers/go-digest"
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cairnbuild/cairn/stages"
@@ -137,9 +136,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	r := newRun(o)
 	err = errors.Join(cause(ctx, r.all(ctx, root)), r.closeFiles())
 	if err == nil {
-		r.ledger.sweep(ctx, func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error) {
-			return r.shows(ctx, storage.StageTag(d), m)
-		})
+		r.ledger.sweep(ctx, r.showsStage)
 	}
 	r.ledger.close(ctx)
 	rep := r.report(root)

@@ -28,7 +28,8 @@ type ledger struct {
 	away error
 	l    *synchronization.Ledger
 	sess *synchronization.Session
-	end  context.CancelFunc // of the context that sess lives in
+	end  context.CancelFunc     // of the context that sess lives in
+	full map[stages.Digest]bool // stages for whose entries it had no room; it was swept for the first
 }
 
 // session returns the session of this run. It fails with
@@ -137,6 +138,24 @@ func (h *ledger) sweep(ctx context.Context, shows func(context.Context, stages.D
 	ctx, cancel := context.WithTimeout(ctx, sweeping)
 	defer cancel()
 	_ = h.l.Sweep(ctx, shows)
+}
+
+// sweepFull sweeps a ledger that has no room for the entry of d, once in a run. It
+// reports whether to try again, which each stage does once.
+func (h *ledger) sweepFull(ctx context.Context, d stages.Digest, shows func(context.Context, stages.Digest, digest.Digest) (bool, error)) bool {
+	if h.turn.take(ctx) != nil {
+		return false
+	}
+	defer h.turn.give()
+	if h.full[d] {
+		return false
+	}
+	if h.full == nil {
+		h.full = map[stages.Digest]bool{}
+		h.sweep(ctx, shows)
+	}
+	h.full[d] = true
+	return true
 }
 
 // close ends the session. Entries that were not decided become free at once. All

@@ -8,6 +8,7 @@ import (
 
 	"github.com/opencontainers/go-digest"
 
+	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/synchronization"
 )
@@ -59,6 +60,11 @@ func (r *run) put(ctx context.Context, tag string, c *synchronization.Claim, m s
 	}
 	defer cancel()
 	return r.Storage.Publish(gctx, tag, m)
+}
+
+// showsStage is shows for the tag of a stage.
+func (r *run) showsStage(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error) {
+	return r.shows(ctx, storage.StageTag(d), m)
 }
 
 // shows reports whether a tag shows manifest d: false when it shows nothing. A

@@ -141,6 +141,9 @@ func whileHeld(ctx context.Context, s *synchronization.Session) (context.Context
 func (r *run) acquire(ctx context.Context, s *synchronization.Session, n *node) error {
 	d := n.stage.Digest
 	got, err := s.TryAcquire(ctx, []stages.Digest{d})
+	if errors.Is(err, synchronization.ErrFull) && r.ledger.sweepFull(ctx, d, r.showsStage) {
+		return errAgain
+	}
 	if err != nil {
 		return err
 	}

@@ -16,6 +16,10 @@ const (
 	maxRequest = 3<<20 - 64<<10 // of a request, a little less than it takes
 )
 
+// reserve is what new cells leave free of a shard, in bytes: an entry grows on its
+// way, and what was acquired shall not fail for want of room when it is decided.
+const reserve = 64 << 10
+
 // maxRounds bounds how often a write begins again because the shard is made or
 // lost at the same time.
 const maxRounds = 5
@@ -163,15 +167,18 @@ func (b *Backend) sight(shard string) sight {
 // fits returns a [*FullError] for changes that would make the shard larger than
 // the server takes. What was seen last may be old, so before it refuses it reads.
 func (b *Backend) fits(ctx context.Context, shard string, changes []lock.Change) error {
-	more := growth(changes)
-	if more <= 0 || b.sight(shard).size+more <= maxData {
+	more, most := growth(changes), maxData
+	if adds(changes) {
+		most -= reserve
+	}
+	if more <= 0 || b.sight(shard).size+more <= most {
 		return nil
 	}
 	if _, err := b.get(ctx, shard); err != nil && !errors.Is(err, errNotFound) {
 		return err
 	}
-	if size := b.sight(shard).size + more; size > maxData {
-		return &FullError{Shard: shard, Size: size, Limit: maxData}
+	if size := b.sight(shard).size + more; size > most {
+		return &FullError{Shard: shard, Size: size, Limit: most}
 	}
 	return nil
 }

@@ -95,6 +95,9 @@ func (e *FullError) Error() string {
 	return fmt.Sprintf("%s is full: it would need %d bytes and holds at most %d", e.Shard, e.Size, e.Limit)
 }
 
+// Unwrap returns the class.
+func (*FullError) Unwrap() error { return lock.ErrFull }
+
 // Hint says what to do.
 func (*FullError) Hint() string {
 	return "very many stages are in flight at once: entries of finished ones go after a while, \"cairn locks ls\" shows them"

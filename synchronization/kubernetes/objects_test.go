@@ -107,7 +107,7 @@ func knowsLimits(t *testing.T, y *yard) {
 	must(t, err)
 	var full *FullError
 	_, err = b.Swap(t.Context(), "s", []lock.Change{lock.Add("b", half)})
-	if !errors.As(err, &full) || full.Shard != "s" || full.Size <= maxData {
+	if !errors.As(err, &full) || full.Shard != "s" || full.Size <= maxData || !errors.Is(err, lock.ErrFull) {
 		t.Fatalf("got error %v", err)
 	}
 	_, err = blind.Swap(t.Context(), "s", []lock.Change{lock.Add("b", half)})
@@ -121,6 +121,16 @@ func knowsLimits(t *testing.T, y *yard) {
 	// What was known of the shard is old: it is read before anything is refused.
 	must(t, dropCell(blind, t, "s", "a", half))
 	_, err = b.Swap(t.Context(), "s", []lock.Change{lock.Add("b", half)})
+	must(t, err)
+	// What is there may grow where nothing new has room.
+	large := strings.Repeat("x", maxData-reserve/2)
+	_, err = b.Swap(t.Context(), "s", []lock.Change{lock.Replace("b", half, large)})
+	must(t, err)
+	_, err = b.Swap(t.Context(), "s", []lock.Change{lock.Add("c", "1")})
+	if !errors.As(err, &full) || full.Limit != maxData-reserve {
+		t.Fatalf("a new cell in the reserve: got error %v", err)
+	}
+	_, err = b.Swap(t.Context(), "s", []lock.Change{lock.Replace("b", large, large+"x")})
 	must(t, err)
 }
 

@@ -77,6 +77,16 @@ func write(path string, c lock.Change) (operation, bool) {
 	return operation{Op: "replace", Path: path, Value: *c.New}, true
 }
 
+// adds reports whether a change makes a cell.
+func adds(changes []lock.Change) bool {
+	for _, c := range changes {
+		if c.Old == nil && c.New != nil {
+			return true
+		}
+	}
+	return false
+}
+
 // growth is by how much the changes let a shard grow, in bytes.
 func growth(changes []lock.Change) int {
 	n := 0
