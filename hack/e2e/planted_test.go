@@ -155,12 +155,17 @@ func TestALoginInAnAddressIsRefusedWithoutShowingIt(t *testing.T) {
 		}
 		planted{name: word}.absent(t, map[string]string{"output of " + name: res.stdout + res.stderr})
 	}
-	p.change(t, "cairn.yaml", "project: p\n---\nimage: a\nfrom: "+login+"registry.example.com/base:1\n")
-	res := newHost(t, 0).run(t, p, "build")
-	if res.code != 3 {
-		t.Errorf("a base: cairn ends with %d", res.code)
+	for name, line := range map[string]string{
+		"a base":             "from: " + login + "registry.example.com/base:1",
+		"another repository": "from: scratch\ngit: [{url: 'https://" + login + "git.example.com/x.git', to: /x}]",
+	} {
+		p.change(t, "cairn.yaml", "project: p\n---\nimage: a\n"+line+"\n")
+		res := newHost(t, 0).run(t, p, "build")
+		if res.code != 3 {
+			t.Errorf("%s: cairn ends with %d:\n%s", name, res.code, res.stderr)
+		}
+		planted{name: word}.absent(t, map[string]string{"output of " + name: res.stdout + res.stderr})
 	}
-	planted{"base": word}.absent(t, map[string]string{"output": res.stdout + res.stderr})
 }
 
 // A build that lacks a secret ends before it makes anything, and says what to do.

@@ -65,6 +65,7 @@ import:
 mount:
 - fromPath: ~/.cache
   to: /cache
+- to: /cache
 ansible: {}
 `
 	_, err := load(t, "werf.yaml", file, nil, nil)
@@ -79,7 +80,8 @@ ansible: {}
 		"werf.yaml:19:3: import[1]: import.from is not supported in werf.yaml",
 		"werf.yaml:20:10: import[1].image: the images need each other: a → a",
 		"werf.yaml:24:3: mount[0]: mount.fromPath is not supported: a directory of one host makes builds differ",
-		"werf.yaml:26:1: ansible is not supported",
+		`werf.yaml:26:3: mount[1]: the key "from" is missing`,
+		"werf.yaml:27:1: ansible is not supported",
 	}
 	if got := problems(t, err); !slices.Equal(got, want) {
 		t.Errorf("got  %q\nwant %q", got, want)
@@ -87,7 +89,7 @@ ansible: {}
 	var list *config.Errors
 	if errors.As(err, &list) {
 		for _, e := range list.List {
-			if e.Hint == "" && !strings.Contains(e.Message, "each other") {
+			if e.Hint == "" && !strings.Contains(e.Message, "each other") && !strings.Contains(e.Message, "is missing") {
 				t.Errorf("no hint: %v", e)
 			}
 		}

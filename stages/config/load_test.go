@@ -168,6 +168,18 @@ func TestWhatHasNoEffectIsAWarning(t *testing.T) {
 	}
 }
 
+func TestMountsThatNoCommandsSeeAreWarnings(t *testing.T) {
+	p := mustLoad(t, "cairn.yaml", doc("image: a\nfrom: scratch\nshell: {install: x}\nmount:\n- {type: ssh, sections: [install, setup]}", "image: b\nfrom: scratch\nmount:\n- {type: ssh}"), nil, nil)
+	var got []string
+	for _, w := range p.Warnings {
+		got = append(got, w.Error())
+	}
+	want := []string{"cairn.yaml:7:3: mount[0] has no effect on setup: shell has no such section", "cairn.yaml:12:3: mount[0] has no effect: there are no commands"}
+	if !slices.Equal(got, want) {
+		t.Errorf("warnings %q", got)
+	}
+}
+
 func TestMergeKeysGiveWayToAMappingsOwnKeys(t *testing.T) {
 	p := mustLoad(t, "cairn.yaml", doc("image: a\nfrom: scratch\ndocker:\n  ENV: &e {A: 1, B: 2}\n  LABEL: {<<: [*e, {B: 4, C: 5}], A: 3}"), nil, nil)
 	got := p.Images[0].Docker.Labels

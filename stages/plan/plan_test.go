@@ -339,6 +339,11 @@ func TestExplainNamesTheInput(t *testing.T) {
 		"a command": {func(p *config.Project, _ tree, _ *plan.Lock) {
 			p.Images[1].Shell[stages.KindSetup] = config.Section{Commands: []string{"do setup", "more"}}
 		}, "setup command line 2; source parent "},
+		"a mount": {func(p *config.Project, _ tree, _ *plan.Lock) {
+			p.Images[1].Shell[stages.KindSetup] = config.Section{Commands: p.Images[1].Shell[stages.KindSetup].Commands, Mounts: []stages.Mount{
+				{Type: stages.MountCache, ID: "npm", To: "/root/.npm"}, {Type: stages.MountSecret, ID: "token", Env: "TOKEN"}, {Type: stages.MountSSH, ID: "default"},
+			}}
+		}, "setup mount cache /root/.npm; setup mount secret TOKEN; setup mount ssh default; source parent "},
 		"the config": {func(p *config.Project, _ tree, _ *plan.Lock) { p.Images[1].Docker.User = "x" }, "source config user"},
 		"the salt":   {func(_ *config.Project, _ tree, l *plan.Lock) { l.Refresh("app", "x") }, "beforeInstall salt ; install parent ; beforeSetup parent ; importsBeforeSetup parent ; setup parent ; source parent "},
 		"the base": {func(p *config.Project, _ tree, _ *plan.Lock) { p.Images[1].From = "base:2" },

@@ -31,7 +31,7 @@ import (
 const (
 	exitOK          = 0   // done
 	exitFailure     = 1   // anything that has no code of its own
-	exitUsage       = 2   // the command line or a variable is wrong
+	exitUsage       = 2   // the command line or a variable is wrong, or gives no secret that is needed
 	exitConfig      = 3   // cairn.yaml or cairn.lock is wrong, or does not fit its base
 	exitSource      = 4   // the git repository cannot be used, or something is missing in the commit
 	exitCommand     = 5   // a command of a stage failed
