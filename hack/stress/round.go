@@ -122,6 +122,10 @@ func (r *round) run(ctx context.Context) (*outcome, error) {
 	out.engineSeconds = r.engineSeconds() - before
 	r.settle()
 	out.runnerSeconds = r.runnerSeconds()
+	if err := ctx.Err(); err != nil { // the servers may be gone already
+		observer()
+		return nil, errors.Join(context.Cause(ctx), r.close())
+	}
 	r.lastRun()
 	observer()
 	if err := r.finals(ctx); err != nil {

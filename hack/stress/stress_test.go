@@ -3,34 +3,46 @@ package main
 import (
 	"bytes"
 	"context"
-	"errors"
 	"fmt"
 	"os"
+	"sync"
 	"testing"
 	"time"
 
 	"github.com/cairnbuild/cairn/lock"
 )
 
+// laboratory starts the servers when the first test asks for them.
+type laboratory struct {
+	once sync.Once
+	l    *lab
+	err  error
+}
+
 // shared is set by TestMain, before any test runs.
-var shared *lab
+var shared *laboratory
 
 func TestMain(m *testing.M) {
-	ctx := context.Background()
-	l, err := newLab(ctx, quickTTL)
-	code := 1
-	if err == nil {
-		shared = l
-		code = m.Run()
-	}
-	if l != nil {
-		err = errors.Join(err, l.close())
-	}
-	if err != nil {
-		fmt.Fprintln(os.Stderr, "stress:", err)
-		code = 1
+	shared = &laboratory{}
+	code := m.Run()
+	if shared.l != nil {
+		if err := shared.l.close(); err != nil {
+			fmt.Fprintln(os.Stderr, "stress:", err)
+			code = 1
+		}
 	}
 	os.Exit(code)
+}
+
+// start returns the lab, with sessions of the TTL.
+func (s *laboratory) start(t *testing.T, ttl time.Duration) *lab {
+	t.Helper()
+	s.once.Do(func() { s.l, s.err = newLab(context.WithoutCancel(t.Context()), ttl) })
+	if s.err != nil {
+		t.Fatal(s.err)
+	}
+	s.l.ttl = ttl
+	return s.l
 }
 
 // judge fails the test for what is wrong with a round, and keeps its history.
@@ -59,14 +71,15 @@ func seed() uint64 { return uint64(time.Now().UnixNano()) } //nolint:gosec // a 
 
 func TestFaultsBreakNoPromise(t *testing.T) {
 	const rounds = 10
-	hosts, err := shared.engines(t.Context(), faulty().engines)
+	l := shared.start(t, quickTTL)
+	hosts, err := l.engines(t.Context(), faulty().engines)
 	if err != nil {
 		t.Fatal(err)
 	}
 	var all totals
 	first := seed()
 	for i := range uint64(rounds) {
-		o, err := shared.play(t.Context(), first+i, faulty(), hosts)
+		o, err := l.play(t.Context(), first+i, faulty(), hosts)
 		judge(t, o, err)
 		all.add(o)
 	}
@@ -76,14 +89,14 @@ func TestFaultsBreakNoPromise(t *testing.T) {
 }
 
 func TestWrongClocksHaveNoEffect(t *testing.T) {
-	s := faulty()
+	l, s := shared.start(t, quickTTL), faulty()
 	s.skewed, s.faults = true, false
 	s.kills, s.stops, s.restarts, s.bursts = 0, 0, 0, 0
-	hosts, err := shared.engines(t.Context(), s.engines)
+	hosts, err := l.engines(t.Context(), s.engines)
 	if err != nil {
 		t.Fatal(err)
 	}
-	o, err := shared.play(t.Context(), seed(), s, hosts)
+	o, err := l.play(t.Context(), seed(), s, hosts)
 	judge(t, o, err)
 }
 
@@ -91,9 +104,7 @@ func TestWrongClocksHaveNoEffect(t *testing.T) {
 // runners cost little more than one. The sessions have their usual TTL: it is the
 // ordinary case that is measured.
 func TestManyRunnersCostLittleMoreThanOne(t *testing.T) {
-	shared.ttl = lock.DefaultTTL
-	defer func() { shared.ttl = quickTTL }()
-	c, err := shared.measure(t.Context(), seed(), whole())
+	c, err := shared.start(t, lock.DefaultTTL).measure(t.Context(), seed(), whole())
 	judge(t, c.alone, err)
 	judge(t, c.many, err)
 	var b bytes.Buffer
