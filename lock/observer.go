@@ -15,9 +15,11 @@ import (
 type Observer struct {
 	client *Client
 	group  string
+	reads  *shared[[]Record] // one after another, so what was noted last was read last
 
-	mu   sync.Mutex
-	seen map[string]sighting
+	mu    sync.Mutex
+	seen  map[string]sighting
+	asked time.Time // when the last read began
 }
 
 // sighting is since when a record has been seen to be what it is.
@@ -34,28 +36,54 @@ func (s sighting) dead() bool {
 
 // Observe returns an observer of the group's sessions.
 func (c *Client) Observe(group string) *Observer {
-	return &Observer{client: c, group: group, seen: map[string]sighting{}}
+	o := &Observer{client: c, group: group, seen: map[string]sighting{}}
+	o.reads = &shared[[]Record]{c: c, do: o.read}
+	return o
 }
 
-// Look reads the records once and returns, of the sessions asked about, those
-// that are dead: their record has not changed for its TTL since this observer
-// first saw it so, the store knows of the end of the process, or there is none.
-// A session makes its record before its first lock, so the sessions asked about
-// must have been read from a cell before Look is called.
+// Look reads the records and returns, of the sessions asked about, those that are
+// dead: their record has not changed for its TTL since this observer first saw it
+// so, the store knows of the end of the process, or there is none. A session
+// makes its record before its first lock, so the sessions asked about must have
+// been read from a cell before Look is called. The read is shared with who else
+// looks.
 func (o *Observer) Look(ctx context.Context, sessions ...string) (map[string]bool, error) {
-	records, err := o.look(ctx)
-	if err != nil {
+	if err := o.look(ctx); err != nil {
 		return nil, err
 	}
+	return o.deadOf(sessions), nil
+}
+
+// Glance is Look that does without a read where the last one is younger than age
+// and showed all the sessions asked about. It may see a death by age later.
+func (o *Observer) Glance(ctx context.Context, age time.Duration, sessions ...string) (map[string]bool, error) {
+	if o.fresh(age, sessions) {
+		return o.deadOf(sessions), nil
+	}
+	return o.Look(ctx, sessions...)
+}
+
+func (o *Observer) fresh(age time.Duration, sessions []string) bool {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	if o.asked.IsZero() || o.client.now().Sub(o.asked) >= age {
+		return false
+	}
+	return !slices.ContainsFunc(sessions, func(id string) bool { _, ok := o.seen[id]; return !ok })
+}
+
+// deadOf returns which of the sessions are dead, or were not there, when the
+// records were read last.
+func (o *Observer) deadOf(sessions []string) map[string]bool {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	dead := map[string]bool{}
 	for _, id := range sessions {
-		if !contains(records, id) || o.seen[id].dead() {
+		if s, ok := o.seen[id]; !ok || s.dead() {
 			dead[id] = true
 		}
 	}
-	return dead, nil
+	return dead
 }
 
 // Holder returns what the session said of itself when it was last seen.
@@ -67,7 +95,7 @@ func (o *Observer) Holder(session string) string {
 
 // Bury removes the records of all sessions that are dead, unless they moved.
 func (o *Observer) Bury(ctx context.Context) error {
-	if _, err := o.look(ctx); err != nil {
+	if err := o.look(ctx); err != nil {
 		return err
 	}
 	for _, r := range o.dead() {
@@ -94,26 +122,24 @@ func (o *Observer) dead() []Record {
 	return dead
 }
 
-// look reads the records and notes since when each is what it is. How long a
-// record stood still counts from the end of the read that showed it first to the
-// beginning of this one, which is never more than the truth.
-func (o *Observer) look(ctx context.Context) ([]Record, error) {
-	var asked time.Time
-	var records []Record
-	err := o.client.Retry(ctx, func(ctx context.Context) (err error) {
-		asked = o.client.now()
-		records, err = o.client.store.Records(ctx, o.group)
-		return err
-	})
-	if err != nil {
-		return nil, fmt.Errorf("read the sessions of %s: %w", o.group, err)
+// look reads the records, together with who else does, and retries within the budget.
+func (o *Observer) look(ctx context.Context) error {
+	if _, err := o.reads.ask(ctx).answer(); err != nil {
+		return fmt.Errorf("read the sessions of %s: %w", o.group, err)
 	}
-	o.note(records, asked, o.client.now())
-	return records, nil
+	return nil
 }
 
-func contains(records []Record, session string) bool {
-	return slices.ContainsFunc(records, func(r Record) bool { return r.Session == session })
+// read reads the records and notes since when each is what it is. How long a
+// record stood still counts from the end of the read that showed it first to the
+// beginning of this one, which is never more than the truth.
+func (o *Observer) read(ctx context.Context) ([]Record, error) {
+	asked := o.client.now()
+	records, err := o.client.store.Records(ctx, o.group)
+	if err == nil {
+		o.note(records, asked, o.client.now())
+	}
+	return records, err
 }
 
 func (o *Observer) note(records []Record, asked, answered time.Time) {
@@ -126,9 +152,7 @@ func (o *Observer) note(records []Record, asked, answered time.Time) {
 			seen[r.Session] = sighting{record: r, since: answered}
 			continue
 		}
-		// Looks may overlap: one that began earlier does not make the record younger.
-		still := max(old.still, asked.Sub(old.since))
-		seen[r.Session] = sighting{record: r, since: old.since, still: still}
+		seen[r.Session] = sighting{record: r, since: old.since, still: max(old.still, asked.Sub(old.since))}
 	}
-	o.seen = seen
+	o.seen, o.asked = seen, asked
 }

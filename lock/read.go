@@ -160,10 +160,10 @@ func (s *shared[T]) serve() {
 			return err
 		})
 		if err == nil || !retryable(err) || s.c.life.Err() != nil {
+			pace.answered() // before those who asked go on: what is told comes in order
 			for _, a := range askers {
 				a.done <- answer[T]{value, err}
 			}
-			pace.answered()
 			pace = s.c.attempts()
 			continue
 		}

@@ -130,7 +130,8 @@ func (w *wait) look(ctx context.Context, holders []Holder) error {
 	if !due {
 		return nil
 	}
-	dead, err := l.crowd.Look(ctx, owners...)
+	// All that wait in this process share the reads.
+	dead, err := l.crowd.Glance(ctx, l.look/2, owners...)
 	if err != nil {
 		return err
 	}
