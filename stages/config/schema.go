@@ -153,7 +153,7 @@ And what means something else than in werf:
 - Of two mappings with the same target path the later one wins; it is not an error.
 - Nothing is excluded by itself, but ` + "`.git`" + ` is never part of the tree.
 - Owner and group of files are 0 unless given.
-- Bases are pinned by ` + "`cairn.lock`" + `.
+- Bases are pinned by ` + "`cairn.lock`" + `, and so are branches and tags of ` + "`git.url`" + `, whose submodules are not read.
 
 What is not supported is an error that says what to write instead:
 

@@ -156,26 +156,37 @@ func attributeMatcher(pattern string) func(string) bool {
 		return nil
 	}
 	if strings.Contains(pattern, "/") {
-		re := attributeGlob(strings.TrimPrefix(pattern, "/"))
+		pattern = strings.TrimPrefix(pattern, "/")
+		re := attributeGlob(pattern)
 		if re == nil {
 			return nil
 		}
-		return func(rel string) bool { return re.MatchString(bytesAsRunes(rel)) }
+		literal := pattern
+		if i := strings.IndexAny(pattern, `*?[\`); i >= 0 {
+			literal = pattern[:i]
+		}
+		return func(rel string) bool { return strings.HasPrefix(rel, literal) && re.MatchString(bytesAsRunes(rel)) }
 	}
 	// Without a slash it is the base name that counts. Nearly all patterns are
 	// an extension, and trees are large.
 	suffix, star := strings.CutPrefix(pattern, "*")
 	if !strings.ContainsAny(suffix, `*?[\`) {
 		if star {
-			return func(rel string) bool { return strings.HasSuffix(path.Base(rel), suffix) }
+			return func(rel string) bool { return strings.HasSuffix(rel, suffix) }
 		}
-		return func(rel string) bool { return path.Base(rel) == suffix }
+		return func(rel string) bool { return isBase(rel, suffix) }
 	}
 	re := attributeGlob(pattern)
 	if re == nil {
 		return nil
 	}
 	return func(rel string) bool { return re.MatchString(bytesAsRunes(path.Base(rel))) }
+}
+
+// isBase reports whether name is the last part of a path.
+func isBase(path, name string) bool {
+	dir, ok := strings.CutSuffix(path, name)
+	return ok && (dir == "" || dir[len(dir)-1] == '/')
 }
 
 // bytesAsRunes has an expression match bytes, as git does, and not characters.

@@ -282,6 +282,17 @@ func TestAttributesMeanWhatGitTakesThemFor(t *testing.T) {
 	})
 }
 
+func BenchmarkAttributesOf50000Files(b *testing.B) {
+	tree := benchTree(b, 50_000)
+	var text strings.Builder
+	for i := range 50 {
+		fmt.Fprintf(&text, "*.ext%d filter=lfs diff=lfs merge=lfs -text\nassets%d/** filter=lfs\n", i, i)
+	}
+	for b.Loop() {
+		tree.files.mark(newAttributes(map[string]string{"": text.String(), "services": "*.bin filter=lfs\n"}), "")
+	}
+}
+
 func FuzzPointer(f *testing.F) {
 	f.Add(pointerTo("x").encode())
 	f.Add([]byte(lfsPointer + "\noid sha256:00\nsize 1\n"))
