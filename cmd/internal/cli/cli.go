@@ -97,7 +97,7 @@ CAIRN_STAGES_STORAGE. A flag goes before its variable.`,
 	root.SetErr(a.Err)
 	a.globalFlags(root)
 	root.AddCommand(
-		a.buildCommand(), a.planCommand(), a.explainCommand(), a.lockCommand(), a.exportCommand(),
+		a.initCommand(), a.buildCommand(), a.planCommand(), a.explainCommand(), a.lockCommand(), a.exportCommand(),
 		a.storageCommand(), a.synchronizationCommand(), a.locksCommand(), a.hostCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(helpCommand())

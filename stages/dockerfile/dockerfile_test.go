@@ -1,0 +1,260 @@
+package dockerfile_test
+
+import (
+	"context"
+	"crypto/sha256"
+	"encoding/hex"
+	"errors"
+	"io/fs"
+	"maps"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/dockerfile"
+	"github.com/cairnbuild/cairn/stages/source"
+)
+
+// tree is a project in memory; a name that ends in "@" is a symbolic link.
+type tree map[string]string
+
+func (t tree) Read(_ context.Context, name string) ([]byte, error) {
+	s, ok := t[name]
+	if !ok {
+		return nil, &fs.PathError{Op: "read", Path: name, Err: fs.ErrNotExist}
+	}
+	return []byte(s), nil
+}
+
+func (t tree) Files(sel stages.Selection) ([]source.File, error) {
+	var out []source.File
+	for _, name := range slices.Sorted(maps.Keys(t)) {
+		rel, ok := strings.CutPrefix(name, sel.Mapping.Add+"/")
+		if sel.Mapping.Add == "." {
+			rel, ok = name, true
+		}
+		if !ok {
+			continue
+		}
+		id := sha256.Sum256([]byte(t[name]))
+		f := source.File{Path: rel, Mode: source.ModeRegular, Object: hex.EncodeToString(id[:20])}
+		if link, ok := strings.CutSuffix(rel, "@"); ok {
+			f.Path, f.Mode = link, source.ModeSymlink
+		}
+		out = append(out, f)
+	}
+	return out, nil
+}
+
+func options() dockerfile.Options {
+	return dockerfile.Options{
+		Path: "Dockerfile", Context: ".", Platform: "linux/amd64", BuildPlatform: "linux/amd64",
+		Secrets: []string{"token"}, Args: map[string]string{"GIVEN": "1", "UNSEEN": "1"},
+	}
+}
+
+func load(t *testing.T, files tree, change func(*dockerfile.Options)) *dockerfile.Build {
+	t.Helper()
+	o := options()
+	if change != nil {
+		change(&o)
+	}
+	b, err := dockerfile.Load(t.Context(), files, o)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return b
+}
+
+// shop is a Dockerfile with a bit of everything.
+const shop = `# syntax=docker/dockerfile:1
+ARG TAG=12
+ARG NOBODY=1
+FROM debian:${TAG} AS build
+ARG GIVEN
+ARG LATE=1
+RUN make $GIVEN
+COPY src/*.c ./
+
+FROM debian AS other
+COPY other.txt /
+
+FROM alpine AS final
+ARG AFTER=x
+ENV MODE=fast
+COPY --from=build /out /out
+COPY conf/app.conf /etc/
+ARG LAST=1
+`
+
+func shopTree() tree {
+	return tree{
+		"Dockerfile": shop, "src/a.c": "a", "src/b.c": "b", "src/deep/c.c": "c", "src/README": "r",
+		"other.txt": "o", "conf/app.conf": "x", "conf/none.conf": "n", ".dockerignore": "src/b.c\n",
+	}
+}
+
+func TestWhatTheResultDoesNotFollowFromIsNoPartOfIt(t *testing.T) {
+	want := load(t, shopTree(), nil).Recipe
+	edits := map[string]func(tree, *dockerfile.Options){
+		"a comment": func(f tree, _ *dockerfile.Options) {
+			f["Dockerfile"] = "# hello\n" + strings.TrimPrefix(shop, "# syntax=docker/dockerfile:1\n")
+		},
+		"the case of keywords and blanks": func(f tree, _ *dockerfile.Options) {
+			f["Dockerfile"] = strings.ReplaceAll(shop, "COPY conf", "copy \\\n  conf")
+		},
+		"a stage that nobody needs": func(f tree, _ *dockerfile.Options) {
+			f["Dockerfile"] = strings.ReplaceAll(shop, "FROM debian AS other", "FROM debian AS other\nRUN more")
+		},
+		"a file of that stage":              func(f tree, _ *dockerfile.Options) { f["other.txt"] = "changed" },
+		"a file that no pattern takes":      func(f tree, _ *dockerfile.Options) { f["src/README"], f["src/deep/c.c"], f["conf/new"] = "1", "2", "3" },
+		"a file that is ignored":            func(f tree, _ *dockerfile.Options) { f["src/b.c"] = "changed" },
+		"an argument that nothing declares": func(_ tree, o *dockerfile.Options) { o.Args = map[string]string{"GIVEN": "1", "UNSEEN": "2"} },
+		"an argument that nothing sees": func(f tree, _ *dockerfile.Options) {
+			f["Dockerfile"] = strings.NewReplacer("LAST=1", "LAST=2", "NOBODY=1", "NOBODY=2", "AFTER=x", "AFTER=y").Replace(shop)
+		},
+		"the name of the default target": func(_ tree, o *dockerfile.Options) { o.Target = "final" },
+		"where it is said to build":      func(_ tree, o *dockerfile.Options) { o.BuildPlatform = "linux/arm64" },
+	}
+	for name, edit := range edits {
+		t.Run(name, func(t *testing.T) {
+			files := shopTree()
+			got := load(t, files, func(o *dockerfile.Options) { edit(files, o) }).Recipe
+			if !reflect.DeepEqual(got, want) {
+				t.Errorf("the recipe is\n%+v\nwant\n%+v", got, want)
+			}
+		})
+	}
+}
+
+func TestWhatTheResultFollowsFromIsPartOfIt(t *testing.T) {
+	was := load(t, shopTree(), nil).Recipe
+	edits := map[string]func(tree, *dockerfile.Options){
+		"an instruction": func(f tree, _ *dockerfile.Options) {
+			f["Dockerfile"] = strings.ReplaceAll(shop, "MODE=fast", "MODE=slow")
+		},
+		"a command of a stage that is used": func(f tree, _ *dockerfile.Options) {
+			f["Dockerfile"] = strings.ReplaceAll(shop, "RUN make", "RUN make -B")
+		},
+		"a file that a pattern takes":     func(f tree, _ *dockerfile.Options) { f["src/a.c"] = "changed" },
+		"a new file that a pattern takes": func(f tree, _ *dockerfile.Options) { f["src/z.c"] = "new" },
+		"a file that is taken by name":    func(f tree, _ *dockerfile.Options) { f["conf/app.conf"] = "changed" },
+		"what is ignored":                 func(f tree, _ *dockerfile.Options) { f[".dockerignore"] = "src/a.c\n" },
+		"a given argument":                func(_ tree, o *dockerfile.Options) { o.Args = map[string]string{"GIVEN": "2"} },
+		"an argument that a command sees": func(f tree, _ *dockerfile.Options) { f["Dockerfile"] = strings.ReplaceAll(shop, "LATE=1", "LATE=2") },
+		"an argument before FROM":         func(f tree, _ *dockerfile.Options) { f["Dockerfile"] = strings.ReplaceAll(shop, "TAG=12", "TAG=13") },
+		"the target":                      func(_ tree, o *dockerfile.Options) { o.Target = "build" },
+		"the network":                     func(_ tree, o *dockerfile.Options) { o.Network = "none" },
+		"a host":                          func(_ tree, o *dockerfile.Options) { o.AddHosts = []string{"db:10.0.0.1"} },
+		"the platform":                    func(_ tree, o *dockerfile.Options) { o.Platform = "linux/arm64" },
+		"the escape character":            func(f tree, _ *dockerfile.Options) { f["Dockerfile"] = "# escape=`\n" + shop },
+	}
+	for name, edit := range edits {
+		t.Run(name, func(t *testing.T) {
+			files := shopTree()
+			if got := load(t, files, func(o *dockerfile.Options) { edit(files, o) }).Recipe; reflect.DeepEqual(got, was) {
+				t.Errorf("the recipe is still %+v", got)
+			}
+		})
+	}
+}
+
+func TestInstructionsTakeFilesAsDockerDoes(t *testing.T) {
+	files := tree{"a.txt": "1", "b.txt": "2", "d/x": "3", "d/e/y": "4", "d/e/z.md": "5", "link@": "d", "[odd]": "6"}
+	tests := []struct{ name, text, want string }{
+		{"everything", "COPY . /", "[odd] a.txt b.txt d/e/y d/e/z.md d/x link"},
+		{"a directory", "COPY d /", "d/e/y d/e/z.md d/x"},
+		{"a path that climbs", "COPY ../a.txt /", "a.txt"},
+		{"a pattern does not cross directories", "COPY d/* /", "d/e/y d/e/z.md d/x"},
+		{"a pattern of names", "COPY *.txt /", "a.txt b.txt"},
+		{"a pattern that finds nothing", "COPY a.txt none* /", "a.txt"},
+		{"a variable", "ENV F=a.txt\nCOPY $F /", "a.txt"},
+		{"--parents from a pattern of directories", "COPY --parents d/**/y /", "d/e/y d/e/z.md d/x"},
+		{"a link may lead anywhere", "COPY link /", "[odd] a.txt b.txt d/e/y d/e/z.md d/x link"},
+		{"a mount", "RUN --mount=source=d/e,target=/mnt x", "d/e/y d/e/z.md"},
+		{"a mount of everything", "RUN --mount=target=/mnt x", "[odd] a.txt b.txt d/e/y d/e/z.md d/x link"},
+		{"a cache and a secret take nothing", "RUN --mount=type=cache,target=/c --mount=type=secret,id=token x", ""},
+		{"from another stage", "COPY --from=0 a.txt /", ""},
+		{"a document in the file", "COPY <<x /y\nhello\nx", ""},
+		{"a trigger of the stage below", "ONBUILD COPY b.txt /\nFROM 0name\nRUN x", "b.txt"},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			f := maps.Clone(files)
+			f["Dockerfile"] = "FROM scratch AS zero\nFROM scratch AS s0\n" + strings.ReplaceAll(tt.text, "0name", "s0")
+			f[".dockerignore"] = "Dockerfile\n.dockerignore\n"
+			if got := strings.Join(load(t, f, nil).Source.Files, " "); got != tt.want {
+				t.Errorf("taken are %s, want %s", got, tt.want)
+			}
+		})
+	}
+}
+
+func TestAVariableOfTheBaseMakesAllFilesCount(t *testing.T) {
+	f := tree{"Dockerfile": "FROM debian\nCOPY ${SOMEWHERE:-a.txt} /\n", "a.txt": "1", "b.txt": "2"}
+	if got := strings.Join(load(t, f, nil).Source.Files, " "); got != "Dockerfile a.txt b.txt" {
+		t.Errorf("taken are %s", got)
+	}
+}
+
+func TestEachMistakeHasItsLine(t *testing.T) {
+	tests := []struct{ name, text, want string }{
+		{"another frontend", "# syntax=example.com/front:1\nFROM a\n", "Dockerfile:1: the frontend \"example.com/front:1\" is not supported"},
+		{"an experimental frontend", "# syntax=docker/dockerfile:1-labs\nFROM a\n", "Dockerfile:1: the frontend"},
+		{"a download without a checksum", "FROM a\nADD https://example.com/x /\n", "Dockerfile:2: ADD https://example.com/x: what is at an address may change"},
+		{"a branch of another repository", "FROM a\nADD https://example.com/x.git#main /\n", "Dockerfile:2: ADD https://example.com/x.git#main: what a branch"},
+		{"a file that is not there", "FROM a\nCOPY nothing /\n", "Dockerfile:2: nothing is not in the context"},
+		{"a file that is ignored", "FROM a\nCOPY hidden /\n", "Dockerfile:2: hidden is in the context but .dockerignore leaves it out"},
+		{"an unknown instruction", "FROM a\nRUNN x\n", "Dockerfile:2: "},
+		{"nothing", "\n", "Dockerfile"},
+		{"an instruction before FROM", "RUN x\nFROM a\n", "Dockerfile:1: RUN stands before the first FROM"},
+		{"a base that is empty", "ARG B\nFROM $B\n", "Dockerfile:2: FROM: $B is empty"},
+		{"a base with a login", "FROM user:sekret@example.com/a\n", "Dockerfile:1: the reference holds a login"},
+		{"a stage that needs itself", "FROM a AS x\nCOPY --from=x /a /b\n", "Dockerfile:1: the stage needs itself"},
+		{"rights that no engine gives", "FROM a\nRUN --security=insecure x\n", "Dockerfile:2: RUN --security=insecure is not supported"},
+		{"a secret that is not named", "FROM a\nRUN --mount=type=secret,id=other x\n", "Dockerfile:2: RUN uses the secret \"other\""},
+		{"an agent that is not named", "FROM a\nRUN --mount=type=ssh x\n", "Dockerfile:2: RUN uses the ssh agent \"default\""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := dockerfile.Load(t.Context(), tree{"Dockerfile": tt.text, "hidden": "x", ".dockerignore": "hidden\n"}, options())
+			var e *dockerfile.Error
+			if !errors.As(err, &e) || !strings.HasPrefix(e.Error(), tt.want) {
+				t.Errorf("the error is %v, want %s…", err, tt.want)
+			}
+			if err != nil && strings.Contains(err.Error(), "sekret") {
+				t.Errorf("the error repeats the login: %v", err)
+			}
+		})
+	}
+}
+
+func TestTriggersOfABaseMayNotTakeWhatNoPlanSees(t *testing.T) {
+	for trigger, ok := range map[string]bool{
+		"RUN x": true, "ENV A=1": true, "USER app": true, "COPY . /app": false, "ADD x /": false,
+		"ARG A": false, "COPY --from=other /a /b": false, "RUN --mount=target=/m x": false,
+	} {
+		if err := dockerfile.CheckTriggers("base", []string{trigger}); (err == nil) != ok {
+			t.Errorf("ONBUILD %s: %v", trigger, err)
+		}
+	}
+}
+
+func FuzzLoad(f *testing.F) {
+	f.Add(shop)
+	f.Add("FROM scratch\nCOPY --from=0 <<a b\na\nONBUILD RUN x")
+	f.Add("# escape=`\nARG A=$B\nFROM ${A:-x} AS a\nFROM a\nRUN --mount=from=a,target=/x y")
+	f.Fuzz(func(t *testing.T, text string) {
+		files := tree{"Dockerfile": text, "a": "1", "d/b": "2"}
+		one, err := dockerfile.Load(t.Context(), files, options())
+		two, again := dockerfile.Load(t.Context(), files, options())
+		if (err == nil) != (again == nil) {
+			t.Fatalf("%v and %v", err, again)
+		}
+		if err == nil && !reflect.DeepEqual(one.Recipe, two.Recipe) {
+			t.Fatal("two recipes of one file")
+		}
+	})
+}
