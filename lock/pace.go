@@ -21,6 +21,11 @@ const (
 	slackTime  = 10 * time.Millisecond
 )
 
+// restPart is which part of the time that a slow write took too long its client
+// rests at most. Longer rests cost the server as much for each write and only make
+// everybody wait.
+const restPart = 4
+
 // pacer bounds the writes that are under way. A store compares and swaps by
 // beginning again whenever another writer was faster, so that many writers of one
 // shard cost it the square of their number, and past some number it only gives up
@@ -34,7 +39,7 @@ type pacer struct {
 	window  float64
 	busy    int
 	best    time.Duration // of the fastest write
-	behind  time.Duration // by how much the last one was slower than it should, one at a time
+	behind  time.Duration // the most to rest after the last one
 	waiting []chan struct{}
 }
 
@@ -73,7 +78,7 @@ func (p *pacer) note(took time.Duration, made bool) {
 	case p.window > minWindow:
 		p.window = max(p.window/2, minWindow)
 	default:
-		p.behind = min(took-p.best, maxPause)
+		p.behind = min((took-p.best)/restPart, maxPause)
 	}
 }
 
