@@ -29,8 +29,10 @@ vet: ## Run go vet
 	$(GO) vet ./...
 
 cross: ## Check that the command line compiles for macOS and Windows
-	CGO_ENABLED=0 GOOS=darwin GOARCH=arm64 $(GO) build -o /dev/null $(CLIENT)
-	CGO_ENABLED=0 GOOS=windows GOARCH=amd64 $(GO) build -o /dev/null $(CLIENT)
+	set -e; for os in darwin windows; do for arch in amd64 arm64; do \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) build -o /dev/null $(CLIENT); \
+		CGO_ENABLED=0 GOOS=$$os GOARCH=$$arch $(GO) vet $(CLIENT) ./cmd/internal/cli ./cmd/internal/wire ./stages/... ./storage/...; \
+	done; done
 
 lint: ## Run the linter; .golangci.yml says which rules
 	hack/tools/install lint

@@ -78,6 +78,7 @@ type report struct {
 			BytesPushed          int64
 		}
 	}
+	Indexes                  []struct{ Name, Ref string }
 	Requests                 struct{ Registry, Ledger int64 }
 	EngineStarted            bool
 	BytesPulled, BytesPushed int64

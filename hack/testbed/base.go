@@ -62,6 +62,34 @@ func Bash(ctx context.Context) (v1.Image, error) {
 	return image(root)
 }
 
+// Platforms returns an index of Busybox for linux/amd64 and for other platforms.
+// In the images for those, only the config says so: the programs are the same.
+func Platforms(ctx context.Context, others ...string) (v1.ImageIndex, error) {
+	base, err := Busybox(ctx)
+	if err != nil {
+		return nil, err
+	}
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, name := range append([]string{"linux/amd64"}, others...) {
+		p, err := v1.ParsePlatform(name)
+		if err != nil {
+			return nil, err
+		}
+		file, err := base.ConfigFile()
+		if err != nil {
+			return nil, err
+		}
+		file = file.DeepCopy()
+		file.OS, file.Architecture, file.Variant = p.OS, p.Architecture, p.Variant
+		img, err := mutate.ConfigFile(base, file)
+		if err != nil {
+			return nil, err
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: p}})
+	}
+	return index, nil
+}
+
 // Big returns Busybox with one more layer of mb files of a MiB each below
 // /opt/big, which do not compress and are the same every time.
 func Big(ctx context.Context, mb int) (v1.Image, error) {

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -14,6 +15,10 @@ import (
 type BuildkitdOptions struct {
 	// Insecure are the addresses of registries that are asked over plain HTTP.
 	Insecure []string
+	// Platforms are those that the worker claims to run, beside its own.
+	Platforms []string
+	// TLS has it listen on loopback as well, where clients show a certificate.
+	TLS bool
 }
 
 // Buildkitd is a running plain BuildKit of the pinned version, the yardstick of
@@ -22,6 +27,8 @@ type Buildkitd struct {
 	dir      string
 	buildctl string
 	proc     *process
+	// tcp is HOST:PORT where it listens with TLS.
+	tcp string
 }
 
 // StartBuildkitd starts a daemon and returns when it answers. It needs root and runc.
@@ -50,8 +57,17 @@ func StartBuildkitd(ctx context.Context, opts BuildkitdOptions) (_ *Buildkitd, e
 	if err = os.WriteFile(b.path("config.toml"), []byte(buildkitConfig(opts)), 0o600); err != nil {
 		return nil, err
 	}
-	cmd := exec.CommandContext(context.WithoutCancel(ctx), daemon, "--config", b.path("config.toml"),
-		"--root", b.path("root"), "--addr", b.Address(), "--otel-socket-path", b.path("otel.sock"))
+	args := []string{"--config", b.path("config.toml"), "--root", b.path("root"), "--addr", b.Address(), "--otel-socket-path", b.path("otel.sock")}
+	if opts.TLS {
+		if b.tcp, err = freeAddress(ctx); err != nil {
+			return nil, err
+		}
+		if err = b.certify(); err != nil {
+			return nil, err
+		}
+		args = append(args, "--addr", "tcp://"+b.tcp, "--tlscacert", b.path("ca.crt"), "--tlscert", b.path("server.crt"), "--tlskey", b.path("server.key"))
+	}
+	cmd := exec.CommandContext(context.WithoutCancel(ctx), daemon, args...)
 	if b.proc, err = startProcess(cmd, nil); err != nil {
 		return nil, err
 	}
@@ -83,7 +99,11 @@ func NewBuildkitd(t T, opts BuildkitdOptions) *Buildkitd {
 // network plugins, and never collect garbage, which would disturb a measurement.
 func buildkitConfig(opts BuildkitdOptions) string {
 	var c strings.Builder
-	c.WriteString("[worker.oci]\n  snapshotter = \"overlayfs\"\n  networkMode = \"host\"\n  gc = false\n[worker.containerd]\n  enabled = false\n")
+	c.WriteString("[worker.oci]\n  snapshotter = \"overlayfs\"\n  networkMode = \"host\"\n  gc = false\n")
+	if len(opts.Platforms) > 0 {
+		fmt.Fprintf(&c, "  platforms = [\"%s\"]\n", strings.Join(opts.Platforms, `", "`))
+	}
+	c.WriteString("[worker.containerd]\n  enabled = false\n")
 	for _, address := range opts.Insecure {
 		fmt.Fprintf(&c, "[registry.%q]\n  http = true\n", address)
 	}
@@ -92,6 +112,41 @@ func buildkitConfig(opts BuildkitdOptions) string {
 
 // Address returns the daemon's address, a unix socket.
 func (b *Buildkitd) Address() string { return "unix://" + b.path("buildkitd.sock") }
+
+// TLSAddress returns the address with the files that a client shows and checks;
+// "" where the daemon does not listen with TLS.
+func (b *Buildkitd) TLSAddress() string {
+	if b.tcp == "" {
+		return ""
+	}
+	q := url.Values{"ca": {b.path("ca.crt")}, "cert": {b.path("client.crt")}, "key": {b.path("client.key")}}
+	return "tcp://" + b.tcp + "?" + q.Encode()
+}
+
+// Buildctl returns the path of the client.
+func (b *Buildkitd) Buildctl() string { return b.buildctl }
+
+// certify makes an authority with a certificate for each side.
+func (b *Buildkitd) certify() error {
+	authority, err := newIssuer()
+	if err != nil {
+		return err
+	}
+	files := map[string][]byte{"ca.crt": authority.pem}
+	for _, side := range []string{"server", "client"} {
+		cert, key, err := authority.issue(side, nil, side == "server")
+		if err != nil {
+			return err
+		}
+		files[side+".crt"], files[side+".key"] = cert, key
+	}
+	for name, content := range files {
+		if err := os.WriteFile(b.path(name), content, 0o600); err != nil {
+			return err
+		}
+	}
+	return nil
+}
 
 // Command returns a call of buildctl against this daemon.
 func (b *Buildkitd) Command(ctx context.Context, args ...string) *exec.Cmd {

@@ -52,6 +52,23 @@ func (r *Registry) Push(ctx context.Context, repository string, img v1.Image, op
 	return ref.Context().Digest(d.String()).String(), nil
 }
 
+// PushIndex stores an index with its images as repository:latest and returns its
+// reference by tag.
+func (r *Registry) PushIndex(ctx context.Context, repository string, index v1.ImageIndex) (string, error) {
+	ref, err := name.ParseReference(r.address + "/" + repository + ":latest")
+	if err != nil {
+		return "", err
+	}
+	opts := []remote.Option{remote.WithContext(ctx)}
+	if t := r.client.Transport; t != nil {
+		opts = append(opts, remote.WithTransport(t))
+	}
+	if err := remote.WriteIndex(ref, index, opts...); err != nil {
+		return "", fmt.Errorf("push %s: %w", ref, err)
+	}
+	return ref.String(), nil
+}
+
 // PushBase makes the base image that [Base] knows as what and stores it as
 // base/WHAT:latest. It returns the reference by tag, ADDRESS/base/WHAT:latest.
 func (r *Registry) PushBase(ctx context.Context, what string) (string, error) {

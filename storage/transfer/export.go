@@ -13,6 +13,7 @@ import (
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/layout"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
 	"github.com/google/go-containerregistry/pkg/v1/partial"
 	"github.com/google/go-containerregistry/pkg/v1/tarball"
 	"github.com/google/go-containerregistry/pkg/v1/types"
@@ -110,20 +111,52 @@ func WriteTarFile(path string, img v1.Image, ref string) (err error) {
 	return os.Rename(tmp.Name(), path)
 }
 
+// Index returns an index of images for several platforms, of which each says in
+// its config which one it is for.
+func Index(images ...v1.Image) (v1.ImageIndex, error) {
+	index := mutate.IndexMediaType(empty.Index, types.OCIImageIndex)
+	for _, img := range images {
+		config, err := img.ConfigFile()
+		if err != nil {
+			return nil, err
+		}
+		index = mutate.AppendManifests(index, mutate.IndexAddendum{Add: img, Descriptor: v1.Descriptor{Platform: config.Platform()}})
+	}
+	return index, nil
+}
+
 // WriteLayout adds the image to the OCI image layout in dir, which is made when
 // missing, under the reference name ref.
 func WriteLayout(dir string, img v1.Image, ref string) error {
-	p, err := layout.FromPath(dir)
-	if errors.Is(err, os.ErrNotExist) {
-		if entries, readErr := os.ReadDir(dir); readErr == nil && len(entries) > 0 {
-			return fmt.Errorf("%s: %w and is no OCI image layout", dir, ErrExists)
-		}
-		p, err = layout.Write(dir, empty.Index)
-	}
+	p, err := openLayout(dir)
 	if err != nil {
 		return err
 	}
-	return p.ReplaceImage(img, named(ref), layout.WithAnnotations(map[string]string{ocispec.AnnotationRefName: ref}))
+	return p.ReplaceImage(img, named(ref), annotated(ref))
+}
+
+// WriteLayoutIndex is [WriteLayout] for images of several platforms.
+func WriteLayoutIndex(dir string, index v1.ImageIndex, ref string) error {
+	p, err := openLayout(dir)
+	if err != nil {
+		return err
+	}
+	return p.ReplaceIndex(index, named(ref), annotated(ref))
+}
+
+func openLayout(dir string) (layout.Path, error) {
+	p, err := layout.FromPath(dir)
+	if !errors.Is(err, os.ErrNotExist) {
+		return p, err
+	}
+	if entries, err := os.ReadDir(dir); err == nil && len(entries) > 0 {
+		return "", fmt.Errorf("%s: %w and is no OCI image layout", dir, ErrExists)
+	}
+	return layout.Write(dir, empty.Index)
+}
+
+func annotated(ref string) layout.Option {
+	return layout.WithAnnotations(map[string]string{ocispec.AnnotationRefName: ref})
 }
 
 func named(ref string) func(v1.Descriptor) bool {

@@ -44,7 +44,7 @@ image layout may hold several images.`,
 	f := cmd.Flags()
 	f.StringVar(&o.to, "to", "", "`TARGET`: docker, tar:FILE or oci:DIRECTORY")
 	f.StringVar(&o.tag, "tag", "", "the image's `NAME:TAG` at the target (default IMAGE:latest, PROJECT:latest for a nameless image)")
-	f.StringVar(&o.platform, "platform", "", "the `PLATFORM` to take of an image that has several")
+	f.StringVar(&o.platform, "platform", "", "the `PLATFORM` to take of an image that has several; without it, oci:DIRECTORY takes all")
 	complete(cmd, "to", "docker", "tar:", "oci:")
 	return cmd
 }
@@ -86,7 +86,7 @@ func (a *app) export(cmd *cobra.Command, o exportOptions, args []string) (err er
 	if err != nil {
 		return err
 	}
-	img, err := onePlatform(cmd, planned, o.platform)
+	chosen, err := o.platforms(cmd, planned)
 	if err != nil {
 		return err
 	}
@@ -95,18 +95,13 @@ func (a *app) export(cmd *cobra.Command, o exportOptions, args []string) (err er
 		return err
 	}
 	defer func() { err = errors.Join(err, st.Release(context.WithoutCancel(ctx))) }()
-	m, err := s.Manifest(ctx, storage.StageTag(img.Final().Digest))
-	if errors.Is(err, storage.ErrNotFound) {
-		return &notBuiltError{image, s.Address()}
+	images := make([]v1.Image, len(chosen))
+	for i, img := range chosen {
+		if images[i], err = built(ctx, s, img); err != nil {
+			return err
+		}
 	}
-	if err != nil {
-		return err
-	}
-	v, err := transfer.Image(ctx, s, m)
-	if err != nil {
-		return err
-	}
-	if err := write(v, o.tag); err != nil {
+	if err := write(images, o.tag); err != nil {
 		return err
 	}
 	_, err = fmt.Fprintf(a.Err, "exported %s to %s as %s\n", nameLabel(image), o.to, o.tag)
@@ -139,31 +134,62 @@ func oneImage(cmd *cobra.Command, p *config.Project, args []string) (string, err
 	return "", usagef(cmd, "name one of the project's %s: %s", plural(len(names), "image"), list(names))
 }
 
-// onePlatform chooses among the platforms of the one planned image.
-func onePlatform(cmd *cobra.Command, p *stages.Plan, platform string) (*stages.Image, error) {
+// built returns a planned image from the storage.
+func built(ctx context.Context, s storage.Storage, img *stages.Image) (v1.Image, error) {
+	m, err := s.Manifest(ctx, storage.StageTag(img.Final().Digest))
+	if errors.Is(err, storage.ErrNotFound) {
+		return nil, &notBuiltError{img.Name, s.Address()}
+	}
+	if err != nil {
+		return nil, err
+	}
+	return transfer.Image(ctx, s, m)
+}
+
+// platforms chooses among those of the one planned image. Only a layout takes
+// several at once.
+func (o exportOptions) platforms(cmd *cobra.Command, p *stages.Plan) ([]*stages.Image, error) {
+	if o.platform == "" && (len(p.Images) == 1 || strings.HasPrefix(o.to, layoutTarget)) {
+		return p.Images, nil
+	}
 	var names []string
 	for _, img := range p.Images {
-		if string(img.Platform) == platform || platform == "" && len(p.Images) == 1 {
-			return img, nil
+		if string(img.Platform) == o.platform {
+			return []*stages.Image{img}, nil
 		}
 		names = append(names, string(img.Platform))
 	}
-	return nil, usagef(cmd, "--platform %q: the image is built for %s", platform, strings.Join(names, ", "))
+	return nil, usagef(cmd, "--platform %q: the image is built for %s", o.platform, strings.Join(names, ", "))
 }
 
-// exporter returns the function that writes an image to the target.
-func (a *app) exporter(cmd *cobra.Command, o exportOptions) (func(v1.Image, string) error, error) {
+// layoutTarget begins a target that is an OCI image layout.
+const layoutTarget = "oci:"
+
+// exporter returns the function that writes images to the target: one, or to a
+// layout those of all platforms.
+func (a *app) exporter(cmd *cobra.Command, o exportOptions) (func([]v1.Image, string) error, error) {
 	kind, path, _ := strings.Cut(o.to, ":")
 	switch {
 	case o.to == "docker":
-		return func(img v1.Image, ref string) error { return a.loadDocker(cmd.Context(), img, ref) }, nil
+		return func(img []v1.Image, ref string) error { return a.loadDocker(cmd.Context(), img[0], ref) }, nil
 	case kind == "tar" && path != "":
-		return func(img v1.Image, ref string) error { return transfer.WriteTarFile(path, img, ref) }, nil
-	case kind == "oci" && path != "":
-		return func(img v1.Image, ref string) error { return transfer.WriteLayout(path, img, ref) }, nil
+		return func(img []v1.Image, ref string) error { return transfer.WriteTarFile(path, img[0], ref) }, nil
+	case strings.HasPrefix(o.to, layoutTarget) && path != "":
+		return func(img []v1.Image, ref string) error { return writeLayout(path, img, ref) }, nil
 	default:
 		return nil, usagef(cmd, "--to %q: want docker, tar:FILE or oci:DIRECTORY", o.to)
 	}
+}
+
+func writeLayout(dir string, images []v1.Image, ref string) error {
+	if len(images) == 1 {
+		return transfer.WriteLayout(dir, images[0], ref)
+	}
+	index, err := transfer.Index(images...)
+	if err != nil {
+		return err
+	}
+	return transfer.WriteLayoutIndex(dir, index, ref)
 }
 
 // loadDocker pipes the image into "docker load".
