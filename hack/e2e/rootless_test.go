@@ -113,7 +113,7 @@ func TestWithoutRootTheDaemonRunsInAUserNamespace(t *testing.T) {
 func endRootless(t *testing.T, home string) {
 	t.Helper()
 	state := filepath.Join(home, ".local", "state", "cairn")
-	s, err := daemonStatus(context.WithoutCancel(t.Context()), shared.bin, state, filepath.Join(state, "run", "cairnd.sock"))
+	s, err := testbed.AskCairnd(context.WithoutCancel(t.Context()), shared.bin, state, filepath.Join(state, "run", "cairnd.sock"))
 	if err != nil {
 		return
 	}
