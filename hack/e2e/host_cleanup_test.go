@@ -45,8 +45,8 @@ func usedOf(t *testing.T, dir string) int64 {
 
 type cleaned struct {
 	Total, Used, Goal, After, Freed, Ours, Foreign int64
-	Evicted                                       []struct{ Store, ID string }
-	Blocked                                       []struct {
+	Evicted                                        []struct{ Store, ID string }
+	Blocked                                        []struct {
 		Reason string
 		Items  int
 		Bytes  int64
