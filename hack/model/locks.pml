@@ -5,7 +5,8 @@
  *
  * The rule: entries are only tried for; what another holds is watched. A stage takes the host's slot only when
  * all it stands on is published, and any stage that is held and can be made is made. Who fails releases what it
- * holds above the failure. The entries of the dead are taken over.
+ * holds above the failure. What stands on a stage that another makes may be given back until that is made, so that
+ * others find it free meanwhile. The entries of the dead are taken over.
  *
  * Assumed: a dead runner is found dead at some time (its session stands still for the TTL); watches wake.
  * Checked: every runner ends (FAILS=1: also after a command failed; CRASHES=1: also beside a dead runner).
@@ -52,12 +53,16 @@ inline wanted(i, s) {
   fi
 }
 
-#define TRY(s)     :: atomic { FREE(s) && !made[s] && !LOST(s) && held[s] != id -> held[s] = id }
+#define TRY(s)     :: atomic { FREE(s) && !made[s] && !LOST(s) && held[s] != id && !(gave[s] && BLOCKED(s)) -> held[s] = id }
 #define MAKE(s)    :: atomic { held[s] == id && READY(s) && !made[s] -> at = s; goto make }
 #define RELEASE(s) :: atomic { held[s] == id && LOST(s) -> held[s] = 0 }
 
+#define OTHERS(s)   (!made[s] && held[s] != 0 && held[s] != id && !dead[held[s]])
+#define BLOCKED(s)  (s != 0 && OTHERS(0) || s == 3 && (OTHERS(1) || OTHERS(2)))
+#define GIVEBACK(s) :: atomic { held[s] == id && BLOCKED(s) -> held[s] = 0; gave[s] = 1 }
+
 proctype Runner(byte id) {
-  byte i, at;
+  byte i, at; bit gave[4];
 #if defined(M_BLOCKING) || defined(M_SLOT)
   do
   :: i < 4 -> wanted(i, at);
@@ -91,6 +96,7 @@ proctype Runner(byte id) {
   :: HOPELESS && !HOLDS -> break
   TRY(0) TRY(1) TRY(2) TRY(3)
   MAKE(0) MAKE(1) MAKE(2) MAKE(3)
+  GIVEBACK(1) GIVEBACK(2) GIVEBACK(3)
 #ifndef M_KEEP
   RELEASE(1) RELEASE(2) RELEASE(3)
 #endif

@@ -155,6 +155,9 @@ type run struct {
 	slots   chan struct{}
 	marked  *once
 	served  *once // see haveEngines
+	places  places
+	// grasping is had by who takes entries for many stages.
+	grasping turn
 	// spawn runs a function under the run's own context: what one stage asks for
 	// must not end with that stage's hold on its entry.
 	spawn func(func(ctx context.Context) error)
@@ -174,13 +177,19 @@ func newRun(o Options) *run {
 		served:  newOnce(),
 		marked:  newOnce(),
 		slots:   make(chan struct{}, max(1, o.Parallel)),
+		places:  places{free: max(1, o.Parallel)},
 		nodes:   make(map[stages.Digest]*node),
+
+		grasping: newTurn(),
 	}
 	labels := owners(o.Plan.All())
 	for _, img := range o.Plan.All() {
 		for _, s := range img.Stages {
 			r.add(s, labels)
 		}
+	}
+	for _, img := range o.Plan.Images {
+		r.nodes[img.Final().Digest].root = true
 	}
 	return r
 }

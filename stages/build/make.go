@@ -78,6 +78,7 @@ func (r *run) madeBefore(ctx context.Context, n *node, gen generation) (*candida
 
 // made makes a candidate known to what stands on n.
 func (n *node) made(c *candidate) {
+	n.leavePlace() // what is left is to send it
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	n.candidate = c

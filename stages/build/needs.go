@@ -21,31 +21,36 @@ const maxRenewals = 3
 
 // confirmNeeds is the second half of step 3: it brings the stages that n is
 // built upon, and makes sure of those that were read before the list of entries.
-func (r *run) confirmNeeds(ctx context.Context, s *synchronization.Session, n *node) error {
+func (r *run) confirmNeeds(ctx context.Context, n *node, g *grip) error {
 	needs := n.stage.Needs()
 	if len(needs) == 0 {
 		return nil
 	}
-	ds := make([]stages.Digest, len(needs))
-	for i, need := range needs {
-		ds[i] = need.Digest
-	}
-	entries, err := s.Entries(ctx, ds)
-	if err != nil {
-		return err
-	}
-	deps, late := make([]*node, len(needs)), make([]bool, len(needs))
+	s, deps := g.session, make([]*node, len(needs))
 	for i, need := range needs {
 		deps[i] = r.node(need)
-		// What nobody has begun to look at will be read after the list.
-		late[i] = !deps[i].begun()
-		r.ensure(deps[i])
+	}
+	late := make([]bool, len(deps))
+	if g.below == nil {
+		var err error
+		if g.below, err = s.Entries(ctx, digests(deps)); err != nil {
+			return err
+		}
+		for i, dep := range deps {
+			late[i] = !dep.known() // it will be read after the list
+		}
+		if err := r.takeBelow(ctx, s, n); err != nil {
+			return err
+		}
+	}
+	for _, dep := range deps {
+		r.ensure(dep)
 	}
 	for i, dep := range deps {
 		if err := dep.ready(ctx); err != nil {
 			return err
 		}
-		err := r.confirm(ctx, s, dep, entries[ds[i]], late[i])
+		err := r.confirm(ctx, s, dep, g.below[dep.stage.Digest], late[i])
 		if errors.Is(err, errGone) && r.renew(dep) {
 			return errAgain
 		}
@@ -153,7 +158,8 @@ func (r *run) renew(gone *node) bool {
 		return false
 	}
 	fresh := newNode(gone.stage, gone.label)
-	fresh.renewals = gone.renewals + 1
+	fresh.renewals, fresh.root = gone.renewals+1, gone.root
+	fresh.want() // it was in hand when it was found to be gone
 	r.nodes[d] = fresh
 	return true
 }

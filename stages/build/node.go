@@ -24,8 +24,19 @@ type node struct {
 	// renewals is how often a stage was seen and then found deleted by this run.
 	renewals int
 
+	// root is an image that was asked for; it is taken in hand in a place of its
+	// own, unless it is wanted by another that has one.
+	root     bool
+	wanted   chan struct{}
+	wantOnce sync.Once
+
 	start sync.Once
 	begin atomic.Bool
+
+	looking turn // had by who looks in the storage for the first time
+	sight   *sight
+	looked  atomic.Bool
+
 	// ran is closed when commands have run here, before the result is published:
 	// the next stage can go on from the engine's state. done is closed at the end.
 	ran, done chan struct{}
@@ -49,7 +60,19 @@ type outcome struct {
 	// that is how the run leaves it, for want of a ledger.
 	inPad, local bool
 	owned        bool // it was published under an entry of this run
-	err          error
+	// handed is an entry that was acquired together with others and waits to be
+	// worked on. foreign: another runner makes the stage. leave gives an image's
+	// place back.
+	handed  *grip
+	foreign bool
+	leave   func()
+	err     error
+}
+
+// sight is what the first look in the storage found.
+type sight struct {
+	there    bool
+	manifest storage.Manifest
 }
 
 // candidate is a result that is not decided yet.
@@ -74,7 +97,10 @@ type candidate struct {
 }
 
 func newNode(s *stages.Stage, label string) *node {
-	return &node{stage: s, label: label, ran: make(chan struct{}), done: make(chan struct{}), loading: newTurn()}
+	return &node{
+		stage: s, label: label, wanted: make(chan struct{}), looking: newTurn(),
+		ran: make(chan struct{}), done: make(chan struct{}), loading: newTurn(),
+	}
 }
 
 // ensure has n brought, once.
@@ -110,8 +136,11 @@ func (r *run) failed(n *node, err error) error {
 	return err
 }
 
-// begun reports whether anybody has asked for n yet.
+// begun reports whether n is being brought, or was.
 func (n *node) begun() bool { return n.begin.Load() }
+
+// known reports whether anybody has looked for n yet.
+func (n *node) known() bool { return n.begun() || n.looked.Load() }
 
 func (r *run) tell(e Event) {
 	e.Time = r.Now()

@@ -33,25 +33,34 @@ var errRestless = errors.New("the stage and what it stands on change again and a
 //  2. Take the entry. Held by another → wait for a change and look again.
 //  3. Under the entry, look for n once more. Then list the entries of what n is
 //     built upon, and read their tags after that (in this order: an entry that
-//     was there before the list is seen, one made later finds our entry).
+//     was there before the list is seen, one made later finds our entry). What is
+//     missing below is taken together, see chain.go, and brought in the same way.
 //  4. Make the stage; push by digest; read back. Nothing is visible yet.
 //  5. Decide: building → publishing{M}. A stale owner is refused here.
 //  6. Read the entry, put the tag at once, read the tag.
 //  7. publishing{M} → published{M}.
 func (r *run) bring(ctx context.Context, n *node) error {
 	r.phase(n, PhaseLooking, "")
-	found, err := r.look(ctx, n, ResultCached)
-	if err != nil || found {
+	there, err := r.sees(ctx, n)
+	if err != nil {
 		return err
 	}
-	r.prefetch(n)
+	if there {
+		r.published(n, n.sight.manifest, ResultCached)
+		return nil
+	}
 	for range maxRounds {
 		err := r.attempt(ctx, n)
+		var blocked *blockedError
 		switch {
 		case err == nil:
 			return nil
 		case ctx.Err() != nil:
 			return err
+		case errors.As(err, &blocked):
+			if err := r.unblock(ctx, blocked); err != nil {
+				return err
+			}
 		case errors.Is(err, synchronization.ErrLost):
 			// This runner was taken for dead: it paused too long, or the ledger was
 			// away. What it made is kept; another session may find it published.
@@ -63,48 +72,38 @@ func (r *run) bring(ctx context.Context, n *node) error {
 		default:
 			return err
 		}
-		if found, err := r.look(ctx, n, ResultAdopted); err != nil || found {
+		if found, err := r.look(ctx, n); err != nil || found {
 			return err
 		}
 	}
 	return errRestless
 }
 
-// look asks the storage for n.
-func (r *run) look(ctx context.Context, n *node, res Result) (bool, error) {
+// unblock waits for what other runners make, holding nothing.
+func (r *run) unblock(ctx context.Context, blocked *blockedError) error {
+	for _, dep := range blocked.on {
+		r.ensure(dep)
+	}
+	for _, dep := range blocked.on {
+		if err := dep.wait(ctx); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// look asks the storage for n again, after others may have published it.
+func (r *run) look(ctx context.Context, n *node) (bool, error) {
 	m, err := r.Storage.Manifest(ctx, storage.StageTag(n.stage.Digest))
 	switch {
 	case err == nil:
-		r.published(n, m, res)
+		r.published(n, m, ResultAdopted)
 		return true, nil
 	case errors.Is(err, storage.ErrNotFound):
 		return false, nil
 	default:
 		return false, err
 	}
-}
-
-// prefetch begins to look for all that n is built upon when n's own child was
-// missing too: then it is likely that most of the image must be made, and asking
-// for one stage after the other would only add up their latencies. Where a
-// second storage may have n, nothing below it need be there; and where n cannot
-// be made for want of a secret, nothing below it is worth making.
-func (r *run) prefetch(n *node) {
-	if r.Second != nil || r.isFinal(n) || r.offered(n.stage) != nil {
-		return
-	}
-	for _, s := range n.stage.Needs() {
-		r.ensure(r.node(s))
-	}
-}
-
-func (r *run) isFinal(n *node) bool {
-	for _, img := range r.Plan.Images {
-		if img.Final() == n.stage {
-			return true
-		}
-	}
-	return false
 }
 
 // attempt takes n's entry and goes as far as the entry's state asks for. It
@@ -117,6 +116,10 @@ func (r *run) attempt(ctx context.Context, n *node) error {
 	if err := r.checkMarker(ctx); err != nil {
 		return err
 	}
+	if err := r.enterPlace(ctx, s, n); err != nil {
+		return err
+	}
+	defer n.leavePlace()
 	// Whoever loses the session must not go on making what another makes now.
 	ctx, stop := whileHeld(ctx, s)
 	defer stop()
@@ -139,6 +142,9 @@ func whileHeld(ctx context.Context, s *synchronization.Session) (context.Context
 
 // acquire is step 2 and what follows from it.
 func (r *run) acquire(ctx context.Context, s *synchronization.Session, n *node) error {
+	if g := n.handedTo(s); g != nil {
+		return r.work(ctx, n, g)
+	}
 	d := n.stage.Digest
 	got, err := s.TryAcquire(ctx, []stages.Digest{d})
 	if errors.Is(err, synchronization.ErrFull) && r.ledger.sweepFull(ctx, d, r.showsStage) {
@@ -148,7 +154,7 @@ func (r *run) acquire(ctx context.Context, s *synchronization.Session, n *node) 
 		return err
 	}
 	if c, ok := got.Claims[d]; ok {
-		return r.work(ctx, s, n, c)
+		return r.work(ctx, n, &grip{session: s, claim: c})
 	}
 	switch e := got.Held[d].Entry; e.State {
 	case synchronization.Published:
@@ -164,6 +170,9 @@ func (r *run) acquire(ctx context.Context, s *synchronization.Session, n *node) 
 
 // awaitHolder waits until nobody alive is at work on n.
 func (r *run) awaitHolder(ctx context.Context, s *synchronization.Session, n *node) error {
+	n.leavePlace()
+	n.setForeign(true)
+	defer n.setForeign(false)
 	return s.Wait(ctx, []stages.Digest{n.stage.Digest}, func(h synchronization.Holder) {
 		who := h.Name
 		if who == "" {
@@ -174,7 +183,8 @@ func (r *run) awaitHolder(ctx context.Context, s *synchronization.Session, n *no
 }
 
 // work does what the entry in our hands asks for.
-func (r *run) work(ctx context.Context, s *synchronization.Session, n *node, c *synchronization.Claim) error {
+func (r *run) work(ctx context.Context, n *node, g *grip) error {
+	c := g.claim
 	switch c.Entry().State {
 	case synchronization.Publishing: // a dead owner's decision
 		m, res, err := r.finishDecided(ctx, n, c)
@@ -189,7 +199,7 @@ func (r *run) work(ctx context.Context, s *synchronization.Session, n *node, c *
 		}
 		return errAgain
 	}
-	err := r.makeAndPublish(ctx, s, n, c)
+	err := r.makeAndPublish(ctx, n, g)
 	if err != nil || n.isLocal() {
 		r.release(ctx, c)
 	}
@@ -228,7 +238,7 @@ func (r *run) adoptDecided(ctx context.Context, s *synchronization.Session, n *n
 	if err != nil {
 		return err
 	}
-	return r.work(ctx, s, n, c)
+	return r.work(ctx, n, &grip{session: s, claim: c})
 }
 
 // rescue keeps a stage that a cleaner has marked, for it is needed again. Where
@@ -246,14 +256,15 @@ func (r *run) rescue(ctx context.Context, s *synchronization.Session, n *node, s
 		if err != nil {
 			return err
 		}
-		return r.work(ctx, s, n, c)
+		return r.work(ctx, n, &grip{session: s, claim: c})
 	default:
 		return err
 	}
 }
 
 // makeAndPublish is the ordinary way, steps 3 to 7.
-func (r *run) makeAndPublish(ctx context.Context, s *synchronization.Session, n *node, c *synchronization.Claim) error {
+func (r *run) makeAndPublish(ctx context.Context, n *node, g *grip) error {
+	c := g.claim
 	avoid := c.Entry().Avoid
 	if avoid == "" {
 		m, err := r.Storage.Manifest(ctx, storage.StageTag(n.stage.Digest))
@@ -274,7 +285,7 @@ func (r *run) makeAndPublish(ctx context.Context, s *synchronization.Session, n 
 	if err := r.offeredUnlessKept(ctx, n); err != nil {
 		return err
 	}
-	if err := r.confirmNeeds(ctx, s, n); err != nil {
+	if err := r.confirmNeeds(ctx, n, g); err != nil {
 		return err
 	}
 	cand, err := r.candidateFor(ctx, n, generation{avoid: avoid, mark: c.Entry().Nonce})
