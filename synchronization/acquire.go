@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 
 	"golang.org/x/sync/errgroup"
 
@@ -122,21 +123,24 @@ func (v view) free(ds []stages.Digest) bool {
 // deadOwners looks, where others have the stages in flight, which of them are dead.
 func (s *Session) deadOwners(ctx context.Context, views map[string]view, groups map[string][]stages.Digest) (map[string]bool, error) {
 	var owners []string
+	dead := map[string]bool{s.before: true}
 	for shard, v := range views {
 		for _, d := range groups[shard] {
 			e, _, err := v.entry(d)
 			if err != nil {
 				return nil, err
 			}
-			if (e.inFlight() || e.State == Doomed) && e.Session != s.ID() {
+			if (e.inFlight() || e.State == Doomed) && e.Session != s.ID() && !dead[e.Session] {
 				owners = append(owners, e.Session)
 			}
 		}
 	}
 	if len(owners) == 0 {
-		return nil, nil
+		return dead, nil
 	}
-	return s.ledger.crowd.Look(ctx, owners...)
+	found, err := s.ledger.crowd.Look(ctx, owners...)
+	maps.Copy(dead, found)
+	return dead, err
 }
 
 // errGuess: what was guessed is not so.

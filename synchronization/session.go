@@ -20,6 +20,9 @@ type Session struct {
 	ledger *Ledger
 	alive  *lock.Session
 
+	// before is the lost session that this one took the place of, "" for none.
+	before string
+
 	mu    sync.Mutex
 	hands map[stages.Digest]*Claim
 }
@@ -54,6 +57,45 @@ func (l *Ledger) Join(ctx context.Context) (*Session, error) {
 		return nil, fmt.Errorf("join the ledger of %s: %w", l.project, err)
 	}
 	return &Session{ledger: l, alive: alive, hands: map[stages.Digest]*Claim{}}, nil
+}
+
+// Rejoin joins in the place of a session of this process that was lost, and takes
+// over what that one still has in flight, before others see its end. Claims of the
+// lost session stay refused; [Session.TryAcquire] gives new ones. The lost session
+// must not be closed besides.
+func (l *Ledger) Rejoin(ctx context.Context, lost *Session) (*Session, error) {
+	s, err := l.Join(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.before = lost.ID()
+	err = s.inherit(ctx)
+	if err == nil {
+		err = lost.alive.Leave(ctx)
+	}
+	if err != nil {
+		return nil, errors.Join(fmt.Errorf("take the place of session %s: %w", lost.ID(), err), s.alive.Leave(ctx))
+	}
+	return s, nil
+}
+
+// inherit acquires what the session before has in flight.
+func (s *Session) inherit(ctx context.Context) error {
+	all, nonsense := s.ledger.List(ctx)
+	if all == nil {
+		return nonsense
+	}
+	var left []stages.Digest
+	for d, e := range all {
+		if e.Session == s.before && e.inFlight() {
+			left = append(left, d)
+		}
+	}
+	if len(left) == 0 {
+		return nil
+	}
+	_, err := s.TryAcquire(ctx, left)
+	return err
 }
 
 // ID returns the session's id, as entries name it.

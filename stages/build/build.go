@@ -77,6 +77,9 @@ type Options struct {
 	Observer Observer
 	// Delta is the ledger's Δ; 0 means [synchronization.DefaultDelta].
 	Delta time.Duration
+	// Patience is how long a stage is waited for that a living runner holds; 0 means
+	// [DefaultPatience].
+	Patience time.Duration
 	// KeepLocal has a run whose ledger cannot be reached make what is missing and
 	// keep it in the Pad, unpublished.
 	KeepLocal bool
@@ -132,6 +135,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	if o.Delta == 0 {
 		o.Delta = synchronization.DefaultDelta
+	}
+	if o.Patience == 0 {
+		o.Patience = DefaultPatience
 	}
 	r := newRun(o)
 	err = errors.Join(cause(ctx, r.all(ctx, root)), r.closeFiles())

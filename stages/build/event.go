@@ -53,6 +53,8 @@ type Event struct {
 	Line []byte
 	// Detail says more for people: whom the stage waits for.
 	Detail string
+	// Waited is for how long the stage has waited, with [PhaseWaiting].
+	Waited time.Duration
 	// Err is set with [PhaseFailed].
 	Err error
 }

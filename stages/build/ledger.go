@@ -2,6 +2,7 @@ package build
 
 import (
 	"context"
+	"sync/atomic"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -30,11 +31,16 @@ type ledger struct {
 	sess *synchronization.Session
 	end  context.CancelFunc     // of the context that sess lives in
 	full map[stages.Digest]bool // stages for whose entries it had no room; it was swept for the first
+	// failures counts the attempts to join that failed, the last with failure. Who
+	// waited for one does not begin another.
+	failures atomic.Int64
+	failure  error
 }
 
 // session returns the session of this run. It fails with
 // [synchronization.ErrUnavailable] while there is no ledger.
 func (h *ledger) session(ctx context.Context) (*synchronization.Session, error) {
+	failures := h.failures.Load()
 	if err := h.turn.take(ctx); err != nil {
 		return nil, err
 	}
@@ -42,26 +48,37 @@ func (h *ledger) session(ctx context.Context) (*synchronization.Session, error) 
 	if h.away != nil {
 		return nil, h.away
 	}
-	if h.sess != nil {
+	if h.failures.Load() != failures {
+		return nil, h.failure
+	}
+	if h.sess != nil && h.sess.Context().Err() == nil {
 		return h.sess, nil
 	}
 	err := h.bound(ctx)
 	if err == nil {
 		err = h.join(ctx)
 	}
-	return h.sess, err
+	if err != nil {
+		h.failure = err
+		h.failures.Add(1)
+		return nil, err
+	}
+	return h.sess, nil
 }
 
-// join begins a session. It outlives ctx, for a cancelled run still finishes what
+// join begins a session, in the place of one that was lost. It outlives ctx, for a cancelled run still finishes what
 // is decided; only the attempt to join ends with ctx.
 func (h *ledger) join(ctx context.Context) error {
 	life, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
 	stop := context.AfterFunc(ctx, func() { cancel(context.Cause(ctx)) })
-	s, err := h.l.Join(life)
+	s, err := h.rejoin(life)
 	if err != nil {
 		stop()
 		cancel(nil)
 		return err
+	}
+	if h.end != nil {
+		h.end()
 	}
 	h.sess, h.end = s, func() { cancel(nil) }
 	if !stop() {
@@ -115,16 +132,20 @@ func (h *ledger) leaveAlone(ctx context.Context, err error) {
 	}
 }
 
-// rejoin ends a lost session, so that the next step begins a new one. Its record
-// goes, so that nobody waits for the end of its time, this run least of all.
-func (h *ledger) rejoin(ctx context.Context) {
-	if h.turn.take(ctx) != nil {
-		return // the run has ended, and closes the session
+// rejoin joins, and takes over what a lost session of this run has in flight.
+func (h *ledger) rejoin(ctx context.Context) (*synchronization.Session, error) {
+	if h.sess == nil {
+		return h.l.Join(ctx)
 	}
-	defer h.turn.give()
-	if h.sess != nil && h.sess.Context().Err() != nil {
-		h.leave(ctx)
+	return h.l.Rejoin(ctx, h.sess)
+}
+
+// losses are what is known to have been lost of the ledger. All that uses it has ended.
+func (h *ledger) losses() []synchronization.Loss {
+	if h.l == nil {
+		return nil
 	}
+	return h.l.Losses()
 }
 
 // sweep drops the entries that the ledger needs no longer: those of stages that

@@ -62,9 +62,8 @@ func (r *run) bring(ctx context.Context, n *node) error {
 				return err
 			}
 		case errors.Is(err, synchronization.ErrLost):
-			// This runner was taken for dead: it paused too long, or the ledger was
-			// away. What it made is kept; another session may find it published.
-			r.ledger.rejoin(ctx)
+			// This runner may be taken for dead: it paused too long, or the ledger was
+			// away. What it made is kept; the next session may find it published.
 		case errors.Is(err, errAgain), errors.Is(err, synchronization.ErrTaken):
 		case r.KeepLocal && errors.Is(err, synchronization.ErrUnavailable):
 			r.ledger.leaveAlone(ctx, err)
@@ -120,24 +119,13 @@ func (r *run) attempt(ctx context.Context, n *node) error {
 		return err
 	}
 	defer n.leavePlace()
-	// Whoever loses the session must not go on making what another makes now.
-	ctx, stop := whileHeld(ctx, s)
+	ctx, stop := r.whileOurs(ctx, s, n)
 	defer stop()
 	err = r.acquire(ctx, s, n)
 	if cause := context.Cause(ctx); err != nil && errors.Is(cause, synchronization.ErrLost) {
 		return cause
 	}
 	return err
-}
-
-// whileHeld returns a context that ends with ctx or with the session.
-func whileHeld(ctx context.Context, s *synchronization.Session) (context.Context, context.CancelFunc) {
-	ctx, cancel := context.WithCancelCause(ctx)
-	stop := context.AfterFunc(s.Context(), func() { cancel(context.Cause(s.Context())) })
-	return ctx, func() {
-		stop()
-		cancel(nil)
-	}
 }
 
 // acquire is step 2 and what follows from it.
@@ -173,13 +161,8 @@ func (r *run) awaitHolder(ctx context.Context, s *synchronization.Session, n *no
 	n.leavePlace()
 	n.setForeign(true)
 	defer n.setForeign(false)
-	return s.Wait(ctx, []stages.Digest{n.stage.Digest}, func(h synchronization.Holder) {
-		who := h.Name
-		if who == "" {
-			who = "session " + h.Session
-		}
-		r.phase(n, PhaseWaiting, "held by "+who)
-	})
+	w := &vigil{run: r, node: n, began: r.Now()}
+	return w.wait(ctx, s)
 }
 
 // work does what the entry in our hands asks for.

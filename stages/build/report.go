@@ -6,6 +6,7 @@ import (
 	"github.com/opencontainers/go-digest"
 
 	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/synchronization"
 )
 
 // Report is the public, stable account of a build; docs/report.schema.json is
@@ -30,6 +31,9 @@ type Report struct {
 	// Kept are stages that were made but could not be published: they lie in the
 	// local cache, and the next run publishes them.
 	Kept []stages.Digest `json:"kept,omitempty"`
+	// Losses are parts of the ledger that were lost during the last Δ. Until Δ has
+	// passed since, two runners may publish a stage differently.
+	Losses []synchronization.Loss `json:"losses,omitempty"`
 }
 
 // All returns Images and then Needed.
@@ -91,7 +95,7 @@ func (r *run) report(root stages.Digest) *Report {
 		EngineStarted: r.engines.started(),
 		BytesPulled:   c.BytesPulled, BytesPushed: c.BytesPushed,
 		Seconds: r.Now().Sub(r.Began).Seconds(),
-		Kept:    r.keptStages(),
+		Kept:    r.keptStages(), Losses: r.ledger.losses(),
 	}
 	below := r.belowPublished()
 	for _, img := range r.Plan.Images {

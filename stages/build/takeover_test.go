@@ -316,37 +316,97 @@ func TestATagThatShowsSomethingElseIsNotMoved(t *testing.T) {
 	})
 }
 
-func TestALostSessionLooksAgainAndRunsNothingTwice(t *testing.T) {
+// interrupted is a run that is cut off from the ledger, for long enough to be taken
+// for dead, while it runs the commands of install. Meanwhile is what others do.
+func interrupted(t *testing.T, w *world, p *stages.Plan, meanwhile func()) (*build.Report, *host, bool) {
+	t.Helper()
+	h := w.host()
+	f := synchronizationtest.NewFaulty(w.ledger, 1, locktest.Faults{})
+	h.ledger = f
+	ended := false
+	h.engine.before = func(ctx context.Context, job *engine.Job, n int) error {
+		if job.Name != "app/install" || n > 1 {
+			return nil
+		}
+		time.Sleep(time.Second) // the stage below is published
+		f.Pause()
+		meanwhile()
+		time.Sleep(40 * time.Second)
+		f.Resume()
+		select {
+		case <-time.After(5 * time.Minute):
+			return nil
+		case <-ctx.Done():
+			ended = true
+			return context.Cause(ctx)
+		}
+	}
+	rep, err := h.run(t.Context(), p, nil)
+	must(t, err)
+	f.Wait()
+	w.sound()
+	w.manifests(p)
+	w.free("shop")
+	return rep, h, ended
+}
+
+func TestAnOutageOfTheLedgerCostsNoCommand(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t)
 		p := w.planOf(noSources{}, nil, chainOfThree())
-		h := w.host()
-		f := synchronizationtest.NewFaulty(w.ledger, 1, locktest.Faults{})
-		h.ledger = f
-		h.engine.before = func(ctx context.Context, job *engine.Job, n int) error {
-			if job.Name != "app/install" || n > 1 {
-				return nil
-			}
-			f.Pause() // long enough to be taken for dead
-			select {
-			case <-time.After(5 * time.Minute):
-				return errors.New("a lost session's job ran on")
-			case <-ctx.Done():
-				time.AfterFunc(time.Second, f.Resume)
-				return context.Cause(ctx)
-			}
-		}
-		rep, err := h.run(t.Context(), p, nil)
-		must(t, err)
+		rep, h, ended := interrupted(t, w, p, func() {})
 		if got := results(rep); got != "app/from=assembled app/beforeInstall=built app/install=built app/setup=built" {
 			t.Error(got)
 		}
-		if n := h.engine.count(); n != 3 {
-			t.Errorf("3 command stages ran %d times", n)
+		if n := h.engine.count(); n != 3 || ended {
+			t.Errorf("3 command stages ran %d times; the one under way was ended: %v", n, ended)
 		}
-		f.Wait()
-		w.sound()
-		w.manifests(p)
+	})
+}
+
+func TestACommandWhoseStageAnotherTookIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.planOf(noSources{}, nil, chainOfThree())
+		other := w.host()
+		rep, h, ended := interrupted(t, w, p, func() {
+			if _, err := other.run(t.Context(), p, nil); err != nil {
+				t.Errorf("the other run: %v", err)
+			}
+		})
+		if got := results(rep); got != "app/from=assembled app/beforeInstall=built app/install=adopted app/setup=adopted" {
+			t.Error(got)
+		}
+		if n, m := h.engine.count(), other.engine.count(); n != 1 || m != 2 || !ended {
+			t.Errorf("commands ran %d and %d times; the one under way was ended: %v", n, m, ended)
+		}
+	})
+}
+
+func TestARunWaitsForALivingHolderWithinItsPatience(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.planOf(noSources{}, nil, app())
+		s, end := w.join()
+		_, err := s.TryAcquire(t.Context(), []stages.Digest{p.Images[0].Final().Digest})
+		must(t, err)
+		h := w.host()
+		h.adjust = func(o *build.Options) { o.Patience = 10 * time.Minute }
+		_, err = h.run(t.Context(), p, nil)
+		var wait *build.WaitError
+		if !errors.As(err, &wait) || wait.Holder != "a host" || wait.Waited < 10*time.Minute {
+			t.Fatalf("error %v", err)
+		}
+		var told []time.Duration
+		for _, e := range h.events.events {
+			if e.Phase == build.PhaseWaiting {
+				told = append(told, e.Waited)
+			}
+		}
+		if len(told) < 19 || told[0] > time.Second || told[10] != 5*time.Minute {
+			t.Errorf("it told of its wait at %v", told)
+		}
+		end()
 		w.free("shop")
 	})
 }
