@@ -45,6 +45,20 @@ func (e *FormatError) Error() string {
 	return fmt.Sprintf("the ledger of project %s has format %q, this program knows format %q", e.Project, e.Found, e.Known)
 }
 
+// BadEntryError says that the entry of a stage holds nonsense. It wraps [ErrBadEntry].
+type BadEntryError struct {
+	// Object is the store's object that the entry is in, Key its key there.
+	Object, Key string
+	Digest      stages.Digest
+	Err         error
+}
+
+// Error implements error.
+func (e *BadEntryError) Error() string { return fmt.Sprintf("%s: %v", e.Object, e.Err) }
+
+// Unwrap returns what is wrong with the entry.
+func (e *BadEntryError) Unwrap() error { return e.Err }
+
 // BoundElsewhereError says that the ledger belongs to another stages storage.
 type BoundElsewhereError struct {
 	Project string

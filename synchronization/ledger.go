@@ -306,6 +306,9 @@ func (v view) entry(d stages.Digest) (Entry, string, error) {
 		return Entry{}, "", nil
 	}
 	e, err := DecodeEntry(entryKey(d), text)
+	if err != nil {
+		err = &BadEntryError{Object: v.shard, Key: entryKey(d), Digest: d, Err: err}
+	}
 	return e, text, err
 }
 
@@ -349,11 +352,10 @@ func (l *Ledger) List(ctx context.Context) (map[stages.Digest]Entry, error) {
 func (v view) entries() (map[stages.Digest]Entry, error) {
 	all := map[stages.Digest]Entry{}
 	var errs []error
-	for key, text := range v.snap.Data {
+	for key := range v.snap.Data {
 		d, ok, err := entryDigest(key)
 		if ok && err == nil {
-			all[d], err = DecodeEntry(key, text)
-			if err != nil {
+			if all[d], _, err = v.entry(d); err != nil {
 				delete(all, d)
 			}
 		}

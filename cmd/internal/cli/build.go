@@ -8,6 +8,7 @@ import (
 	"io"
 	"runtime"
 	"sync"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -20,6 +21,7 @@ import (
 type buildOptions struct {
 	parallel       int
 	unsynchronized string
+	patience       time.Duration
 	reportFile     string
 	secrets, ssh   lines
 }
@@ -63,6 +65,7 @@ docs/observability.md tells of traces, metrics and logs.`,
 	f.Var(&o.secrets, "secret", "a secret for the commands that mount it: `id=ID,src=FILE` or id=ID,env=VARIABLE; may be repeated, a variable has one on each line")
 	f.Var(&o.ssh, "ssh", "an SSH agent for the commands that mount it: `ID[=SOCKET]`, or ID=KEYFILE for an agent with that key; may be repeated, a variable has one on each line")
 	f.StringVar(&o.reportFile, "report-file", "", "`FILE` that gets the build report as JSON, also when the build fails")
+	f.DurationVar(&o.patience, "wait-timeout", build.DefaultPatience, "`DURATION` for which a stage is waited for that another runner is making")
 	complete(cmd, "unsynchronized", unsynchronizedFail, unsynchronizedKeep)
 	return cmd
 }
@@ -70,6 +73,9 @@ docs/observability.md tells of traces, metrics and logs.`,
 func (o buildOptions) check(cmd *cobra.Command) error {
 	if o.parallel < 0 {
 		return usagef(cmd, "--parallel %d: want a number that is not negative", o.parallel)
+	}
+	if o.patience <= 0 {
+		return usagef(cmd, "--wait-timeout %s: want a duration above 0, for instance 2h", o.patience)
 	}
 	if o.unsynchronized != unsynchronizedFail && o.unsynchronized != unsynchronizedKeep {
 		return usagef(cmd, "--unsynchronized %s: want fail or keep-local", o.unsynchronized)
@@ -119,6 +125,7 @@ func (a *app) runBuild(ctx context.Context, o buildOptions, images []string, w *
 	b := &wire.Builder{
 		Settings: a.settings, Host: a.host, Storages: st, Project: p, Given: given,
 		Parallel: o.parallel, Observer: w.observer(show), KeepLocal: o.unsynchronized == unsynchronizedKeep,
+		Patience: o.patience, Outage: newOutages(a.settings.LedgerAddress(a.host), a.host.Now, show).observe,
 	}
 	// The work tree is looked at while the storage answers.
 	var dirty sync.WaitGroup
@@ -158,6 +165,7 @@ func (a *app) closeBuild(ctx context.Context, rep *build.Report, err error) erro
 	} else {
 		a.warnAlone(rep)
 	}
+	a.warnLosses(rep)
 	if a.output == formatJSON {
 		doc := documentOf(ctx, rep, err)
 		if err != nil {

@@ -18,6 +18,7 @@ import (
 
 	"github.com/cairnbuild/cairn/cmd/internal/telemetry"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
+	"github.com/cairnbuild/cairn/lock"
 )
 
 // version is set by the linker, which can set nothing but a package variable.
@@ -114,6 +115,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.StringVar(&a.settings.Secondary, "secondary-storage", "", "a `REPOSITORY` that is only read: what it has is taken over")
 	f.StringVar(&a.settings.Synchronization, "synchronization", "", "`ADDRESS` of the ledger in which runners coordinate: kubernetes://NAMESPACE[?context=NAME&kubeconfig=FILE&ttl=DURATION] or :local (default :local for :local stages; for a registry kubernetes://cairn-synchronization where a kubeconfig is there)")
 	f.StringSliceVar(&a.settings.Engines, "engine", nil, "`ADDRESS` of a BuildKit to use in place of this host's daemon, for one platform as PLATFORM=ADDRESS: unix://PATH, tcp://HOST:PORT, kube-pod://NAMESPACE/POD or docker-container://NAME; may be given several times")
+	f.DurationVar(&a.settings.SynchronizationTimeout, "synchronization-timeout", lock.DefaultBudget, "`DURATION` for which the ledger may be away: a request that it does not answer is tried again for so long")
 	f.StringVar(&a.settings.RegistryCA, "registry-ca", "", "`FILE` of PEM certificates to trust besides the system's")
 	f.BoolVar(&a.settings.AllowFileURLs, "allow-file-urls", false, "let git mappings name repositories of this machine (file://)")
 	f.StringVar(&a.settings.CacheDir, "cache-dir", "", "`DIRECTORY` of :local stages with their ledger, of results not yet published, and of commits of other repositories (default ~/.cache/cairn)")
@@ -143,6 +145,9 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	a.host.Getenv = a.getenv
 	if a.Now != nil {
 		a.host.Now, a.host.Began = a.Now, a.Now()
+	}
+	if a.settings.SynchronizationTimeout <= 0 {
+		return usagef(cmd, "--synchronization-timeout %s: want a duration above 0, for instance 5m", a.settings.SynchronizationTimeout)
 	}
 	if err := a.settings.Check(); err != nil {
 		return err

@@ -270,13 +270,15 @@ func classifyBuild(err error) (int, string) {
 	case errors.As(err, &foreign) && foreign.What == "project":
 		return exitStorage, "give each project a repository of its own with --stages-storage"
 	case errors.As(err, &foreign) && foreign.What == "ledger":
-		return exitLedger, "all runners that publish into one storage must use one --synchronization"
+		return exitLedger, "all runners that publish into one storage must use one --synchronization; if the ledger was deleted and made again, \"cairn synchronization adopt\" has the storage accept the new one"
 	case errors.As(err, &foreign):
 		return exitStorage, "use the version of cairn that wrote it"
 	case errors.As(err, &lost) && errors.As(err, &kept):
 		return exitKept, lostHint
 	case errors.As(err, &lost):
 		return exitStorage, lostHint
+	case errors.As(err, &kept) && errors.Is(err, synchronization.ErrUnavailable):
+		return exitKept, "run the build again when the ledger answers: nothing that was made is lost; --unsynchronized=keep-local builds on without it"
 	case errors.As(err, &kept):
 		return exitKept, "run the build again when the cause is gone: nothing that was made is lost"
 	}
@@ -331,6 +333,8 @@ func classifyImage(err error) (int, string) {
 
 func classifyLedger(err error) (int, string) {
 	var elsewhere *synchronization.BoundElsewhereError
+	var nonsense *synchronization.BadEntryError
+	var wait *build.WaitError
 	var format *synchronization.FormatError
 	var dir *wire.LedgerDirError
 	switch {
@@ -340,6 +344,10 @@ func classifyLedger(err error) (int, string) {
 		return exitLedger, "use the storage that the ledger belongs to, or another ledger"
 	case errors.As(err, &format):
 		return exitLedger, "use the version of cairn that made it"
+	case errors.As(err, &wait):
+		return exitLedger, "\"cairn locks ls\" shows who holds it; wait longer with --wait-timeout, or end that runner"
+	case errors.As(err, &nonsense):
+		return exitLedger, fmt.Sprintf("something else than cairn has written there: cairn locks break %s --reason \"nonsense in the ledger\"", nonsense.Digest.Hex())
 	case errors.Is(err, synchronization.ErrUnavailable):
 		return exitLedger, "the build goes on without publishing with --unsynchronized=keep-local"
 	case errors.Is(err, lock.ErrLost):

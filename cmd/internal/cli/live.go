@@ -47,6 +47,9 @@ type live struct {
 	// drawn are the widths of the lines of the display that stand on the screen.
 	drawn  []int
 	hidden bool // the cursor
+	// away is what is told of a ledger that does not answer and is given up at ends.
+	away string
+	ends time.Time
 	// steady keeps the cursor visible, since the process may now end at any time.
 	steady bool
 }
@@ -101,6 +104,14 @@ func (l *live) close() {
 	}
 }
 
+func (l *live) outage(text string, ends time.Time) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	if l.away, l.ends = text, ends; text == "" {
+		l.draw("the ledger answers again\n")
+	}
+}
+
 // note implements progress. The note of an interruption gives the cursor back:
 // with the next signal there would be no time for it.
 func (l *live) note(text string) {
@@ -139,7 +150,10 @@ func (l *live) Observe(e build.Event) {
 	case build.PhaseRunning:
 		r.since = e.Time
 		r.phase, r.detail = e.Phase, ""
-	case build.PhaseWaiting, build.PhaseQueued, build.PhasePushing, build.PhasePublishing:
+	case build.PhaseWaiting:
+		r.since = e.Time.Add(-e.Waited)
+		r.phase, r.detail = e.Phase, oneLine(e.Detail)
+	case build.PhaseQueued, build.PhasePushing, build.PhasePublishing:
 		r.phase, r.detail = e.Phase, oneLine(e.Detail)
 	}
 }
@@ -219,6 +233,14 @@ func (l *live) lines(columns, height int) []line {
 	var out []line
 	for _, r := range shown {
 		out = append(out, l.render(r, names, columns))
+	}
+	if l.away != "" {
+		until := untilGivenUp(l.ends.Sub(l.now()))
+		told := "  " + l.away + ": " + until
+		if cells(told) > columns {
+			told = cut("  "+until+": "+l.away, columns) // the countdown is seen in any case
+		}
+		out = append(out, line{l.styles.bad + told + l.styles.off, cells(told)})
 	}
 	count := cut("  "+l.count(), columns)
 	return append(out, line{l.styles.dim + count + l.styles.off, cells(count)})

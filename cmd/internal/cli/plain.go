@@ -18,10 +18,16 @@ type plain struct {
 	mu      sync.Mutex
 	started map[stages.Digest]time.Time
 	waits   map[stages.Digest]string
+	// warned is when the last line about an outage was written.
+	warned time.Time
+	now    func() time.Time
 }
 
-func newPlain(w io.Writer) *plain {
-	return &plain{w: w, started: map[stages.Digest]time.Time{}, waits: map[stages.Digest]string{}}
+// outageEvery is how often an outage is told of.
+const outageEvery = 10 * time.Second
+
+func newPlain(w io.Writer, now func() time.Time) *plain {
+	return &plain{w: w, now: now, started: map[stages.Digest]time.Time{}, waits: map[stages.Digest]string{}}
 }
 
 func (p *plain) close() {}
@@ -30,6 +36,19 @@ func (p *plain) note(text string) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	writeString(p.w, text+"\n")
+}
+
+func (p *plain) outage(text string, ends time.Time) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	switch now := p.now(); {
+	case text == "":
+		p.warned = time.Time{}
+		writeString(p.w, "the ledger answers again\n")
+	case now.Sub(p.warned) >= outageEvery:
+		p.warned = now
+		writeString(p.w, "warning: "+text+": "+untilGivenUp(ends.Sub(now))+"\n")
+	}
 }
 
 // Observe implements [build.Observer].
@@ -41,9 +60,12 @@ func (p *plain) Observe(e build.Event) {
 	case "":
 		p.line(e, outputLine(e.Line))
 	case build.PhaseWaiting:
-		if p.waits[d] != e.Detail {
+		switch {
+		case p.waits[d] != e.Detail:
 			p.waits[d] = e.Detail
 			p.line(e, "waiting: "+oneLine(e.Detail))
+		case e.Waited >= time.Second:
+			p.line(e, "waiting for "+shortDuration(e.Waited)+": "+oneLine(e.Detail))
 		}
 	case build.PhaseRunning:
 		_, again := p.started[d]

@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"strings"
+	"time"
 
 	"golang.org/x/term"
 
@@ -16,6 +17,9 @@ type progress interface {
 	build.Observer
 	// note writes a text that stays, without a line break at its end.
 	note(text string)
+	// outage shows what is told of a ledger that does not answer, "" for one that
+	// does again. ends is when it is given up, past where nothing waits for it.
+	outage(text string, ends time.Time)
 	// close ends the display; nothing is observed afterwards.
 	close()
 }
@@ -32,7 +36,7 @@ func (a *app) newProgress(ctx context.Context) progress {
 		l.start()
 		p = l
 	} else {
-		p = newPlain(a.Err)
+		p = newPlain(a.Err, a.host.Now)
 	}
 	context.AfterFunc(ctx, func() {
 		if interrupted(ctx) {

@@ -198,7 +198,7 @@ func (s signalling) Write(b []byte) (int, error) {
 func TestPlainLines(t *testing.T) {
 	c := &clock{time.Unix(0, 0)}
 	var out bytes.Buffer
-	p := newPlain(&out)
+	p := newPlain(&out, c.now)
 	story(c, p, func(string) {})
 	p.note("warning: a note")
 	p.close()

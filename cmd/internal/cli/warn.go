@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/stages/config"
+	"github.com/cairnbuild/cairn/synchronization"
 )
 
 // maxListed is how many things of a kind a warning names.
@@ -99,6 +101,14 @@ func (a *app) warnDirty(ctx context.Context, p *wire.Project, tell func(string))
 func (a *app) warnAlone(rep *build.Report) {
 	if a.settings.LedgerAddress(a.host) == wire.Local && a.settings.Storage != wire.Local && rep.Requests.Ledger > 0 {
 		a.warnf("--synchronization is %s: only runners of this host coordinate what they publish to %s", wire.Local, a.settings.Storage)
+	}
+}
+
+// warnLosses says what was lost of the ledger, and what that means.
+func (a *app) warnLosses(rep *build.Report) {
+	for _, l := range rep.Losses {
+		a.warnf("parts of the ledger were lost and made anew (%s, noticed %s): for %s from then two runners may publish a stage differently",
+			list(l.Objects), l.At.UTC().Format(time.RFC3339), shortDuration(synchronization.DefaultDelta))
 	}
 }
 

@@ -7,6 +7,7 @@ import (
 	"os"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"go.uber.org/zap"
 
@@ -24,12 +25,14 @@ type ledger struct {
 	backend synchronization.Backend
 }
 
-// openLedger opens the ledger; asked counts the requests to it.
-func (s Settings) openLedger(ctx context.Context, h Host, project string, asked *atomic.Int64) (*ledger, error) {
+// openLedger opens the ledger; asked counts the requests to it, and outage, which
+// may be nil, is told when it does not answer.
+func (s Settings) openLedger(ctx context.Context, h Host, project string, asked *atomic.Int64, outage func(lock.Outage)) (*ledger, error) {
 	b, o, err := s.openBackend(ctx, h, project)
 	if err != nil {
 		return nil, err
 	}
+	o.Budget, o.Outage = s.SynchronizationTimeout, outage
 	l, err := synchronization.Open(ctx, counted{b, asked}, project, o)
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
@@ -104,7 +107,25 @@ type Builder struct {
 	Parallel  int
 	Observer  build.Observer
 	KeepLocal bool
+	// Patience is that of build.Options.
+	Patience time.Duration
+	// Outage is told when the ledger does not answer; it may be nil.
+	Outage func(lock.Outage)
 }
+
+// LedgerAwayError says that the ledger did not answer for as long as it may be away.
+type LedgerAwayError struct {
+	Address string
+	Err     error
+}
+
+// Error implements error.
+func (e *LedgerAwayError) Error() string {
+	return fmt.Sprintf("the ledger %s does not answer: %v", e.Address, e.Err)
+}
+
+// Unwrap returns the cause.
+func (e *LedgerAwayError) Unwrap() error { return e.Err }
 
 // Run builds what is missing of a plan of the project.
 func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, err error) {
@@ -118,7 +139,7 @@ func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, e
 		return nil, err
 	}
 	defer func() { b.warn("end the hold on the local cache", b.Storages.Release(context.WithoutCancel(ctx))) }()
-	open := &opened{settings: b.Settings, host: b.Host, given: b.Given}
+	open := &opened{settings: b.Settings, host: b.Host, given: b.Given, outage: b.Outage}
 	defer func() { b.warn("close the ledger", open.close()) }()
 	rep, err = build.Run(ctx, build.Options{
 		Plan: p, Files: b.Project.Tree, Storage: st, Second: second,
@@ -129,8 +150,11 @@ func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, e
 		},
 		Engine: open.engine, Offer: b.Given.Offer,
 		Counts: b.Storages.Counts, Now: b.Host.Now, Began: b.Host.Began,
-		Parallel: b.Parallel, Observer: b.Observer, KeepLocal: b.KeepLocal,
+		Parallel: b.Parallel, Observer: b.Observer, KeepLocal: b.KeepLocal, Patience: b.Patience,
 	})
+	if errors.Is(err, synchronization.ErrUnavailable) {
+		err = &LedgerAwayError{Address: b.Settings.LedgerAddress(b.Host), Err: err}
+	}
 	if err == nil {
 		b.warn("tidy the local cache", b.Storages.Tidy(ctx))
 	}
@@ -151,13 +175,14 @@ type opened struct {
 	settings Settings
 	host     Host
 	given    *Given
+	outage   func(lock.Outage)
 	ledgers  []*ledger
 	mu       sync.Mutex
 	engines  []*engine.Engine // under mu: those of several platforms are opened at once
 }
 
 func (o *opened) ledger(ctx context.Context, project string, asked *atomic.Int64) (*synchronization.Ledger, error) {
-	l, err := o.settings.openLedger(ctx, o.host, project, asked)
+	l, err := o.settings.openLedger(ctx, o.host, project, asked, o.outage)
 	if err != nil {
 		return nil, err
 	}

@@ -58,7 +58,7 @@ func (s Settings) Locks(ctx context.Context, h Host, project string) (*Locks, er
 			return nil, err
 		}
 	}
-	k.ledger, err = s.openLedger(ctx, h, project, new(atomic.Int64))
+	k.ledger, err = s.openLedger(ctx, h, project, new(atomic.Int64), nil)
 	return k, err
 }
 

@@ -34,6 +34,9 @@ type Settings struct {
 	// Engines are [PLATFORM=]ADDRESS of BuildKits; where none fits a platform, the
 	// host's own daemon is used.
 	Engines []string
+	// SynchronizationTimeout is for how long a ledger may be away; 0 is the default
+	// of lock.Options.
+	SynchronizationTimeout time.Duration
 	// RegistryCA is a file of certificates to trust besides the system's.
 	RegistryCA string
 	// AllowFileURLs lets the configuration name repositories of this machine.
