@@ -7,6 +7,7 @@ import (
 	"io"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -164,6 +165,9 @@ type run struct {
 	places  places
 	// grasping is had by who takes entries for many stages.
 	grasping turn
+	// newMarker: this run has put the storage's marker. remarked reads it again.
+	newMarker atomic.Bool
+	remarked  *once
 	// spawn runs a function under the run's own context: what one stage asks for
 	// must not end with that stage's hold on its entry.
 	spawn func(func(ctx context.Context) error)
@@ -181,10 +185,10 @@ func newRun(o Options) *run {
 		ledger:  &ledger{turn: newTurn(), open: o.Ledger, storage: o.Storage.Address()},
 		engines: engines{start: o.Engine, slots: make(map[stages.Platform]*engineSlot)},
 		served:  newOnce(),
-		marked:  newOnce(),
-		slots:   make(chan struct{}, max(1, o.Parallel)),
-		places:  places{free: max(1, o.Parallel)},
-		nodes:   make(map[stages.Digest]*node),
+		marked:  newOnce(), remarked: newOnce(),
+		slots:  make(chan struct{}, max(1, o.Parallel)),
+		places: places{free: max(1, o.Parallel)},
+		nodes:  make(map[stages.Digest]*node),
 
 		grasping: newTurn(),
 	}

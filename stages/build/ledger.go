@@ -117,10 +117,14 @@ func (h *ledger) identity(ctx context.Context) (string, error) {
 	if err := h.bound(ctx); err != nil {
 		return "", err
 	}
-	if h.l.Address() == localLedger {
+	return ledgerIdentity(ctx, h.l)
+}
+
+func ledgerIdentity(ctx context.Context, l *synchronization.Ledger) (string, error) {
+	if l.Address() == localLedger {
 		return localLedger, nil
 	}
-	return h.l.UID(ctx)
+	return l.UID(ctx)
 }
 
 // leaveAlone has all that follows do without the ledger, so that not each stage

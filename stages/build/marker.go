@@ -10,6 +10,7 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cairnbuild/cairn/storage"
+	"github.com/cairnbuild/cairn/synchronization"
 )
 
 // storageFormat is the version of what tags and annotations mean.
@@ -20,6 +21,7 @@ const (
 	markerProject = "dev.cairn.project"
 	markerFormat  = "dev.cairn.format"
 	markerLedger  = "dev.cairn.ledger"
+	markerReason  = "dev.cairn.reason" // why the ledger is another one than before
 )
 
 // ForeignStorageError says that a storage belongs to something else.
@@ -47,11 +49,34 @@ func (r *run) checkMarker(ctx context.Context) error {
 		}
 		m, err := r.Storage.Manifest(ctx, storage.ProjectTag)
 		if errors.Is(err, storage.ErrNotFound) {
-			if err := r.putMarker(ctx, ledger); err != nil {
+			err = putMarker(ctx, r.Storage, map[string]string{
+				markerProject: r.Plan.Project, markerFormat: strconv.Itoa(storageFormat), markerLedger: ledger,
+			})
+			if err != nil {
 				return fmt.Errorf("mark the storage as this project's: %w", err)
 			}
+			r.newMarker.Store(true)
 			m, err = r.Storage.Manifest(ctx, storage.ProjectTag)
 		}
+		if err != nil {
+			return err
+		}
+		return r.compareMarker(m, ledger)
+	})
+}
+
+// checkNewMarker reads a marker that this run has put once more before it decides
+// anything: another run may have found none at the same moment and put its own.
+func (r *run) checkNewMarker(ctx context.Context) error {
+	if !r.newMarker.Load() {
+		return nil
+	}
+	return r.remarked.do(ctx, func() error {
+		ledger, err := r.ledger.identity(ctx)
+		if err != nil {
+			return err
+		}
+		m, err := r.Storage.Manifest(ctx, storage.ProjectTag)
 		if err != nil {
 			return err
 		}
@@ -74,29 +99,68 @@ func (r *run) checkOwner(ctx context.Context) error {
 	})
 }
 
-// compareMarker compares a marker with what this run is; a ledger that is "" is
-// not compared.
 func (r *run) compareMarker(m storage.Manifest, ledger string) error {
+	return compareMarker(r.Storage, m, r.Plan.Project, ledger)
+}
+
+// compareMarker compares a storage's marker with what a run is; a ledger that is ""
+// is not compared.
+func compareMarker(st storage.Storage, m storage.Manifest, project, ledger string) error {
 	img, err := m.Image()
 	if err != nil {
-		return fmt.Errorf("the marker of storage %s: %w", r.Storage.Address(), err)
+		return fmt.Errorf("the marker of storage %s: %w", st.Address(), err)
 	}
 	for _, c := range []struct{ what, key, ours string }{
 		{"format", markerFormat, strconv.Itoa(storageFormat)},
-		{"project", markerProject, r.Plan.Project},
+		{"project", markerProject, project},
 		{"ledger", markerLedger, ledger},
 	} {
 		theirs := img.Annotations[c.key]
 		if theirs != c.ours && c.ours != "" {
-			return &ForeignStorageError{Storage: r.Storage.Address(), What: c.what, Theirs: theirs, Ours: c.ours}
+			return &ForeignStorageError{Storage: st.Address(), What: c.what, Theirs: theirs, Ours: c.ours}
 		}
 	}
 	return nil
 }
 
-func (r *run) putMarker(ctx context.Context, ledger string) error {
+// AdoptLedger has a storage accept another ledger than its marker names, for good:
+// runs that coordinate in the old one are refused from then on. It returns the
+// ledger that the marker named; where there is no marker, or it names this ledger,
+// nothing is written. It fails with [*ForeignStorageError] for the storage of another project.
+//
+// Nobody may publish into the storage meanwhile or have done so within Δ: what is
+// in flight in the old ledger is not known to the new one.
+func AdoptLedger(ctx context.Context, st storage.Storage, l *synchronization.Ledger, reason string) (was string, err error) {
+	ours, err := ledgerIdentity(ctx, l)
+	if err != nil {
+		return "", err
+	}
+	m, err := st.Manifest(ctx, storage.ProjectTag)
+	if errors.Is(err, storage.ErrNotFound) {
+		return "", nil
+	}
+	if err != nil {
+		return "", err
+	}
+	if err := compareMarker(st, m, l.Project(), ""); err != nil {
+		return "", err
+	}
+	img, err := m.Image()
+	if err != nil {
+		return "", err
+	}
+	was = img.Annotations[markerLedger]
+	if was == ours {
+		return was, nil
+	}
+	return was, putMarker(ctx, st, map[string]string{
+		markerProject: l.Project(), markerFormat: strconv.Itoa(storageFormat), markerLedger: ours, markerReason: reason,
+	})
+}
+
+func putMarker(ctx context.Context, st storage.Storage, annotations map[string]string) error {
 	empty := ocispec.DescriptorEmptyJSON
-	err := r.Storage.PushBlob(ctx, empty, bytesContent(empty.Data))
+	err := st.PushBlob(ctx, empty, bytesContent(empty.Data))
 	if err != nil {
 		return err
 	}
@@ -107,12 +171,10 @@ func (r *run) putMarker(ctx context.Context, ledger string) error {
 		ArtifactType: markerType,
 		Config:       empty,
 		Layers:       []ocispec.Descriptor{empty},
-		Annotations: map[string]string{
-			markerProject: r.Plan.Project, markerFormat: strconv.Itoa(storageFormat), markerLedger: ledger,
-		},
+		Annotations:  annotations,
 	})
 	if err != nil {
 		return err
 	}
-	return r.Storage.Publish(ctx, storage.ProjectTag, m)
+	return st.Publish(ctx, storage.ProjectTag, m)
 }

@@ -308,6 +308,9 @@ func (r *run) publish(ctx context.Context, n *node, c *synchronization.Claim, ca
 	if err := r.pushManifest(ctx, n, cand); err != nil {
 		return err
 	}
+	if err := r.checkNewMarker(ctx); err != nil {
+		return err
+	}
 	m := cand.image.Manifest()
 	if err := c.Decide(ctx, m.Descriptor.Digest); err != nil {
 		return err

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/synchronization"
 )
 
@@ -98,6 +99,24 @@ func (k *Locks) List(ctx context.Context) ([]Lock, error) {
 
 // breakLog is where a local ledger's directory tells of locks that were broken.
 const breakLog = "broken.log"
+
+// AdoptLedger has the project's storage accept the settings' ledger in place of the
+// one that its marker names, which is returned: "" where the storage has no marker.
+func (s Settings) AdoptLedger(ctx context.Context, h Host, st *Storages, project, reason string) (was string, err error) {
+	stages, err := st.Stages(ctx, project)
+	if err != nil {
+		return "", err
+	}
+	l, err := s.openLedger(ctx, h, project, new(atomic.Int64), nil)
+	if err != nil {
+		return "", err
+	}
+	defer func() { err = errors.Join(err, l.close()) }()
+	if err := l.Bind(ctx, stages.Address()); err != nil {
+		return "", err
+	}
+	return build.AdoptLedger(ctx, stages, l.Ledger, reason)
+}
 
 // Break breaks the lock of a stage and notes who did so and why. It returns where.
 func (k *Locks) Break(ctx context.Context, d stages.Digest, reason string) (noted string, err error) {
