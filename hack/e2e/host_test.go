@@ -83,6 +83,7 @@ type report struct {
 	EngineStarted            bool
 	BytesPulled, BytesPushed int64
 	Kept                     []string
+	Losses                   []struct{ Objects []string }
 }
 
 // ref returns an image's reference by digest.
