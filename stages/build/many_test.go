@@ -77,7 +77,7 @@ func TestARunAsksLittleOfTheLedger(t *testing.T) {
 		t.Logf("%d stages: %d reads and %d writes of the ledger in %s", published, reads, writes, time.Since(began))
 		// Each stage is acquired, decided and published, with a read before its tag is
 		// put; what is beside that comes once for each image.
-		if reads > published+6*images || writes > 3*published+images {
+		if reads > published+9*images || writes > 3*published+images {
 			t.Errorf("%d reads and %d writes of the ledger for %d stages of %d images", reads, writes, published, images)
 		}
 	})
