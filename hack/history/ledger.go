@@ -231,33 +231,54 @@ func (e entry) String() string {
 
 // legal reports whether the protocol knows the step.
 func (s step) legal() bool {
+	if s.own() {
+		return s.from.Session == s.to.Session && s.from.Nonce == s.to.Nonce
+	}
+	return s.acquires() && s.from.Nonce != s.to.Nonce || s.ends()
+}
+
+// kept reports whether a step leaves the manifest as it is.
+func (s step) kept() bool { return s.from.Manifest == s.to.Manifest && s.from.Avoid == s.to.Avoid }
+
+// own reports whether the step is one that only the entry's owner makes.
+func (s step) own() bool {
 	a, b := s.from, s.to
-	same := a.Session == b.Session && a.Nonce == b.Nonce // the owner's own step
-	fresh := a.Nonce != b.Nonce                          // an acquisition
-	kept := a.Manifest == b.Manifest && a.Avoid == b.Avoid
+	switch a.State + ">" + b.State {
+	case building + ">" + publishing:
+		return b.Manifest != "" && b.Manifest != a.Avoid
+	case publishing + ">" + published, publishing + ">" + deleting, deleting + ">" + deleted:
+		return s.kept()
+	case building + ">" + deleted:
+		return a.Avoid != "" && b.Manifest == a.Avoid
+	case doomed + ">" + deleting:
+		return b.Manifest != ""
+	}
+	return false
+}
+
+// acquires reports whether the step takes an entry, which asks for a new nonce.
+func (s step) acquires() bool {
+	a, b := s.from, s.to
 	switch a.State + ">" + b.State {
 	case absent + ">" + building, absent + ">" + doomed:
 		return b.Manifest == "" && b.Avoid == ""
-	case building + ">" + absent:
-		return a.Avoid == ""
-	case doomed + ">" + absent, published + ">" + absent, deleted + ">" + absent:
-		return true
-	case building + ">" + building, publishing + ">" + publishing, deleting + ">" + deleting:
-		return fresh && kept
-	case building + ">" + publishing:
-		return same && b.Manifest != "" && b.Manifest != a.Avoid
-	case publishing + ">" + published, publishing + ">" + deleting, deleting + ">" + deleted:
-		return same && kept
-	case published + ">" + publishing:
-		return fresh && kept
-	case building + ">" + deleted:
-		return same && a.Avoid != "" && b.Manifest == a.Avoid
+	case building + ">" + building, publishing + ">" + publishing, deleting + ">" + deleting, published + ">" + publishing:
+		return s.kept()
 	case deleted + ">" + building:
-		return fresh && b.Avoid == a.Manifest
+		return b.Avoid == a.Manifest
 	case doomed + ">" + building, doomed + ">" + published:
-		return fresh
-	case doomed + ">" + deleting:
-		return same && b.Manifest != ""
+		return true
+	}
+	return false
+}
+
+// ends reports whether the step removes an entry that may go.
+func (s step) ends() bool {
+	switch s.from.State {
+	case building:
+		return s.to.State == absent && s.from.Avoid == ""
+	case doomed, published, deleted:
+		return s.to.State == absent
 	}
 	return false
 }

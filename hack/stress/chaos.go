@@ -30,7 +30,7 @@ const burstLasts = 700 * time.Millisecond
 
 // plan deals the harm of a round out over its course, the same for the same seed.
 func plan(seed uint64, s shape) []blow {
-	r := rand.New(rand.NewPCG(seed, 7)) //nolint:gosec // faults are to be repeatable
+	r := rand.New(rand.NewPCG(seed, 7))
 	moments := []moment{commandRuns, entryAcquired, manifestSaved, stageDecided, tagPut, stageOver}
 	var all []blow
 	for _, h := range []struct {

@@ -77,7 +77,7 @@ type dice struct {
 }
 
 func newDice(seed, stream uint64) *dice {
-	return &dice{r: rand.New(rand.NewPCG(seed, stream))} //nolint:gosec // faults are to be repeatable
+	return &dice{r: rand.New(rand.NewPCG(seed, stream))}
 }
 
 func (d *dice) float() float64 {

@@ -71,7 +71,8 @@ func newLab(ctx context.Context, ttl time.Duration) (*lab, error) {
 	if l.cluster, err = testbed.StartCluster(ctx, testbed.ClusterOptions{}); err != nil {
 		return l, err
 	}
-	return l, l.connect()
+	err = l.connect()
+	return l, err
 }
 
 // connect prepares what the proxies need: the ways to the servers, and the

@@ -135,10 +135,3 @@ func (r *recorder) history() *history.History {
 	h := r.h
 	return &h
 }
-
-// count returns how often a moment came.
-func (r *recorder) count(m moment) int {
-	r.mu.Lock()
-	defer r.mu.Unlock()
-	return r.came[m]
-}
