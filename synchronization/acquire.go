@@ -3,7 +3,6 @@ package synchronization
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 
 	"golang.org/x/sync/errgroup"
@@ -27,7 +26,7 @@ func (s *Session) TryAcquire(ctx context.Context, ds []stages.Digest) (Acquired,
 	ctx, cancel := s.within(ctx)
 	defer cancel()
 	if err := whole(func() error { return s.tryAcquire(ctx, ds, &got) }); err != nil {
-		return Acquired{}, fmt.Errorf("acquire %d stages: %w", len(ds), err)
+		return Acquired{}, opError(err, "acquire %d stages", len(ds))
 	}
 	return got, nil
 }

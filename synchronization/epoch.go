@@ -3,7 +3,6 @@ package synchronization
 import (
 	"context"
 	"errors"
-	"fmt"
 
 	"github.com/cairnbuild/cairn/lock"
 )
@@ -13,7 +12,7 @@ import (
 // is closed, perhaps half, completes it.
 func (l *Ledger) Shut(ctx context.Context) error {
 	if err := l.turn(ctx, false); err != nil {
-		return fmt.Errorf("shut the ledger of %s: %w", l.project, err)
+		return opError(err, "shut the ledger of %s", l.project)
 	}
 	return nil
 }
@@ -22,7 +21,7 @@ func (l *Ledger) Shut(ctx context.Context) error {
 // stay fenced.
 func (l *Ledger) Reopen(ctx context.Context) error {
 	if err := l.turn(ctx, true); err != nil {
-		return fmt.Errorf("reopen the ledger of %s: %w", l.project, err)
+		return opError(err, "reopen the ledger of %s", l.project)
 	}
 	return nil
 }

@@ -33,6 +33,26 @@ var (
 	ErrLost = lock.ErrLost
 )
 
+// Error is a failed operation on the ledger, whatever the cause: who knows no more
+// of a failure knows by it that the ledger is concerned.
+type Error struct {
+	// Op says for people what was to be done, and to what.
+	Op string
+	// Err is the cause.
+	Err error
+}
+
+// Error implements error.
+func (e *Error) Error() string { return e.Op + ": " + e.Err.Error() }
+
+// Unwrap returns the cause.
+func (e *Error) Unwrap() error { return e.Err }
+
+// opError is the error of an operation that format and args describe.
+func opError(err error, format string, args ...any) error {
+	return &Error{Op: fmt.Sprintf(format, args...), Err: err}
+}
+
 // FormatError says that the ledger was made by an incompatible version.
 type FormatError struct {
 	Project string
@@ -73,5 +93,5 @@ func (e *BoundElsewhereError) Error() string {
 
 // entryError is a failed operation on the entry of a stage.
 func entryError(op string, d stages.Digest, err error) error {
-	return fmt.Errorf("%s stage %s: %w", op, d.Short(), err)
+	return opError(err, "%s stage %s", op, d.Short())
 }

@@ -102,7 +102,7 @@ func Open(ctx context.Context, b Backend, project string, o Options) (*Ledger, e
 	}
 	if err != nil {
 		l.Close()
-		return nil, fmt.Errorf("open the ledger of %s in %s: %w", project, b.Address(), err)
+		return nil, opError(err, "open the ledger of %s in %s", project, b.Address())
 	}
 	return l, nil
 }
@@ -189,7 +189,7 @@ func (l *Ledger) Bind(ctx context.Context, storage string) error {
 	for {
 		rec, err := l.readRecord(ctx)
 		if err != nil {
-			return fmt.Errorf("bind the ledger to %s: %w", storage, err)
+			return opError(err, "bind the ledger to %s", storage)
 		}
 		if bound, ok := rec.Data[keyStorage]; ok {
 			if bound != storage {
@@ -199,8 +199,11 @@ func (l *Ledger) Bind(ctx context.Context, storage string) error {
 		}
 		seal := rec.Data[keySentinel]
 		_, err = l.client.Apply(ctx, l.record, lock.Test(keySentinel, seal), lock.Add(keyStorage, storage))
-		if err == nil || !errors.Is(err, lock.ErrConflict) {
-			return err
+		if err == nil {
+			return nil
+		}
+		if !errors.Is(err, lock.ErrConflict) {
+			return opError(err, "bind the ledger to %s", storage)
 		}
 	}
 }
@@ -334,7 +337,7 @@ func (l *Ledger) byShard(ds []stages.Digest) (map[string][]stages.Digest, []stri
 func (l *Ledger) List(ctx context.Context) (map[stages.Digest]Entry, error) {
 	views, err := l.views(ctx, allShards(l.project))
 	if err != nil {
-		return nil, fmt.Errorf("list the ledger of %s: %w", l.project, err)
+		return nil, opError(err, "list the ledger of %s", l.project)
 	}
 	all := map[stages.Digest]Entry{}
 	var errs []error

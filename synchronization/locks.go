@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"slices"
 
 	"github.com/cairnbuild/cairn/stages"
@@ -28,7 +27,7 @@ type Lock struct {
 func (l *Ledger) Locks(ctx context.Context) ([]Lock, error) {
 	views, err := l.views(ctx, allShards(l.project))
 	if err != nil {
-		return nil, fmt.Errorf("list the locks of %s: %w", l.project, err)
+		return nil, opError(err, "list the locks of %s", l.project)
 	}
 	var all []Lock
 	var owners []string
@@ -43,7 +42,7 @@ func (l *Ledger) Locks(ctx context.Context) ([]Lock, error) {
 	}
 	dead, err := l.crowd.Look(ctx, owners...)
 	if err != nil {
-		return nil, fmt.Errorf("list the locks of %s: %w", l.project, err)
+		return nil, opError(err, "list the locks of %s", l.project)
 	}
 	for i, k := range all {
 		all[i].Holder = l.held(k.Digest, k.Entry, dead[k.Entry.Session])

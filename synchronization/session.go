@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/opencontainers/go-digest"
+	"go.uber.org/zap"
 
 	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/stages"
@@ -54,7 +55,7 @@ type Acquired struct {
 func (l *Ledger) Join(ctx context.Context) (*Session, error) {
 	alive, err := l.client.Join(ctx, lock.SessionOptions{Group: l.record, Holder: l.holder, TTL: l.ttl})
 	if err != nil {
-		return nil, fmt.Errorf("join the ledger of %s: %w", l.project, err)
+		return nil, opError(err, "join the ledger of %s", l.project)
 	}
 	return &Session{ledger: l, alive: alive, hands: map[stages.Digest]*Claim{}}, nil
 }
@@ -62,21 +63,33 @@ func (l *Ledger) Join(ctx context.Context) (*Session, error) {
 // Rejoin joins in the place of a session of this process that was lost, and takes
 // over what that one still has in flight, before others see its end. Claims of the
 // lost session stay refused; [Session.TryAcquire] gives new ones. The lost session
-// must not be closed besides.
+// must not be closed besides, but where Rejoin fails it may be called for it again.
 func (l *Ledger) Rejoin(ctx context.Context, lost *Session) (*Session, error) {
 	s, err := l.Join(ctx)
 	if err != nil {
 		return nil, err
 	}
 	s.before = lost.ID()
-	err = s.inherit(ctx)
-	if err == nil {
-		err = lost.alive.Leave(ctx)
+	if err := s.inherit(ctx); err != nil {
+		s.vanish(ctx)
+		return nil, opError(err, "take the place of session %s", lost.ID())
 	}
-	if err != nil {
-		return nil, errors.Join(fmt.Errorf("take the place of session %s: %w", lost.ID(), err), s.alive.Leave(ctx))
-	}
+	lost.vanish(ctx)
 	return s, nil
+}
+
+// vanishing bounds the removal of a session's record that nobody depends on.
+const vanishing = 5 * time.Second
+
+// vanish ends a session that stands in the way of another one of this process. It
+// does so also for who does not want to wait for anything more. Where the record
+// cannot be removed now, others find the session dead and bury it.
+func (s *Session) vanish(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), vanishing)
+	defer cancel()
+	if err := s.alive.Leave(ctx); err != nil {
+		s.ledger.log.Info("the record of an ended session is left to others", zap.String("session", s.ID()), zap.Error(err))
+	}
 }
 
 // inherit acquires what the session before has in flight.
@@ -120,7 +133,7 @@ func (s *Session) Close(ctx context.Context) error {
 func (s *Session) releaseAll(ctx context.Context) error {
 	views, err := s.ledger.views(ctx, allShards(s.ledger.project))
 	if err != nil {
-		return fmt.Errorf("release stages: %w", err)
+		return opError(err, "release stages")
 	}
 	var errs []error
 	for _, shard := range slices.Sorted(maps.Keys(views)) {
@@ -194,7 +207,7 @@ func (s *Session) Entries(ctx context.Context, ds []stages.Digest) (map[stages.D
 	groups, shards := s.ledger.byShard(ds)
 	views, err := s.openViews(ctx, shards)
 	if err != nil {
-		return nil, fmt.Errorf("read the entries of %d stages: %w", len(ds), err)
+		return nil, opError(err, "read the entries of %d stages", len(ds))
 	}
 	found := map[stages.Digest]Entry{}
 	for shard, v := range views {

@@ -3,7 +3,6 @@ package synchronization
 import (
 	"context"
 	"errors"
-	"fmt"
 	"maps"
 	"slices"
 	"time"
@@ -28,7 +27,7 @@ func (l *Ledger) Sweep(ctx context.Context,
 	confirm func(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error),
 ) error {
 	if err := l.sweep(ctx, confirm); err != nil {
-		return fmt.Errorf("sweep the ledger of %s: %w", l.project, err)
+		return opError(err, "sweep the ledger of %s", l.project)
 	}
 	return nil
 }
@@ -137,7 +136,7 @@ func (l *Ledger) sweepOld(ctx context.Context, v view, d stages.Digest, e Entry,
 func (s *Session) Drain(ctx context.Context, tell func(Holder)) error {
 	all, err := s.ledger.List(ctx)
 	if err != nil {
-		return fmt.Errorf("drain: %w", err)
+		return opError(err, "drain")
 	}
 	seen := map[stages.Digest]Entry{}
 	for d, e := range all {
@@ -147,7 +146,7 @@ func (s *Session) Drain(ctx context.Context, tell func(Holder)) error {
 	}
 	for len(seen) > 0 {
 		if err := s.drainOnce(ctx, seen, tell); err != nil {
-			return fmt.Errorf("drain: %w", err)
+			return opError(err, "drain")
 		}
 	}
 	return nil

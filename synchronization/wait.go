@@ -2,7 +2,6 @@ package synchronization
 
 import (
 	"context"
-	"fmt"
 	"time"
 
 	"github.com/cairnbuild/cairn/stages"
@@ -46,7 +45,7 @@ func (s *Session) waitUntil(ctx context.Context, ds []stages.Digest, tell func(H
 	}
 	w := &wait{session: s, groups: groups, shards: shards, tell: tell, free: free, told: map[stages.Digest]string{}}
 	if err := w.run(ctx, wake); err != nil {
-		return fmt.Errorf("wait for %d stages: %w", len(ds), err)
+		return opError(err, "wait for %d stages", len(ds))
 	}
 	return nil
 }

@@ -146,6 +146,9 @@ func (r *run) acquireAll(ctx context.Context, s *synchronization.Session, of []*
 		return nil
 	}
 	got, err := s.TryAcquire(ctx, digests(of))
+	if errors.Is(err, synchronization.ErrFull) {
+		return nil // each is tried for alone, and makes room if it can
+	}
 	if err != nil {
 		return err
 	}

@@ -31,8 +31,8 @@ type ledger struct {
 	sess *synchronization.Session
 	end  context.CancelFunc     // of the context that sess lives in
 	full map[stages.Digest]bool // stages for whose entries it had no room; it was swept for the first
-	// failures counts the attempts to join that failed, the last with failure. Who
-	// waited for one does not begin another.
+	// failures counts the attempts to join that failed, the last with failure, but
+	// not those that were given up. Who waited for one does not begin another.
 	failures atomic.Int64
 	failure  error
 }
@@ -59,8 +59,10 @@ func (h *ledger) session(ctx context.Context) (*synchronization.Session, error) 
 		err = h.join(ctx)
 	}
 	if err != nil {
-		h.failure = err
-		h.failures.Add(1)
+		if ctx.Err() == nil { // who has given up says nothing about the ledger
+			h.failure = err
+			h.failures.Add(1)
+		}
 		return nil, err
 	}
 	return h.sess, nil

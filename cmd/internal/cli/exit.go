@@ -185,7 +185,7 @@ type hinter interface{ Hint() string }
 func classify(err error) (code int, hint string) {
 	code, hint = exitFailure, ""
 	for _, c := range []func(error) (int, string){
-		classifyUsage, classifyProject, classifyBuild, classifyImage, classifyLedger, classifyStorage, classifyExport, classifyDockerfile, classifyEngine,
+		classifyUsage, classifyProject, classifyBuild, classifyImage, classifyLedger, classifyStorage, classifyExport, classifyDockerfile, classifyOperation, classifyEngine,
 	} {
 		if n, h := c(err); n != 0 {
 			code, hint = n, h
@@ -428,6 +428,15 @@ func classifyDockerfile(err error) (int, string) {
 	var df *dockerfile.Error
 	if errors.As(err, &df) {
 		return exitConfig, df.Hint
+	}
+	return 0, ""
+}
+
+// classifyOperation is for failures of the ledger whose cause has no class of its own.
+func classifyOperation(err error) (int, string) {
+	var op *synchronization.Error
+	if errors.As(err, &op) {
+		return exitLedger, "\"cairn locks ls\" shows what the ledger holds; run the build again: what was finished is kept"
 	}
 	return 0, ""
 }

@@ -25,6 +25,7 @@ import (
 	"github.com/cairnbuild/cairn/storage/registry"
 	"github.com/cairnbuild/cairn/storage/transfer"
 	"github.com/cairnbuild/cairn/synchronization"
+	"github.com/cairnbuild/cairn/synchronization/kubernetes"
 )
 
 // run runs a command line in this process.
@@ -110,6 +111,9 @@ func TestEveryErrorHasItsExitCodeAndAHint(t *testing.T) {
 		"no ledger":                   {synchronization.ErrUnavailable, exitLedger},
 		"a lost session":              {lock.ErrLost, exitLedger},
 		"a closed ledger":             {synchronization.ErrClosed, exitLedger},
+		"a full ledger":               {&synchronization.Error{Op: "acquire 1 stages", Err: &kubernetes.FullError{Shard: "cairn-a.0"}}, exitLedger},
+		"an odd failure of a ledger":  {inStage(commands, &synchronization.Error{Op: "decide stage x", Err: context.Canceled}), exitLedger},
+		"a storage below a sweep":     {&synchronization.Error{Op: "sweep", Err: stored(storage.ErrDenied)}, exitStorage},
 		"a broken ledger":             {synchronization.ErrBadEntry, exitLedger},
 		"not found":                   {stored(storage.ErrNotFound), exitStorage},
 		"unauthorized":                {stored(storage.ErrUnauthorized), exitStorage},
