@@ -71,6 +71,8 @@ type DockerfileSource struct {
 	Bases []BaseRef
 	// Root is the index of the base that the target begins from, -1 for scratch.
 	Root int
+	// Undeclared are the given arguments, sorted, that no ARG of the file declares.
+	Undeclared []string
 	// OwnProxy says that the Dockerfile has proxy variables of its own among its ARGs.
 	OwnProxy bool
 	// Lines tells where each of the recipe's Stages has its instructions; GlobalLines

@@ -1,7 +1,13 @@
 package e2e
 
 import (
+	"crypto/tls"
 	"fmt"
+	"io"
+	"log"
+	"net/http"
+	"net/http/httptest"
+	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -203,6 +209,27 @@ func docker(t *testing.T, b *testbed.Buildkitd) string {
 	return dir
 }
 
+// oldTLS returns the address of a server that speaks TLS 1.1 at best, with the
+// certificate of an engine.
+func oldTLS(t *testing.T, b *testbed.Buildkitd) string {
+	t.Helper()
+	u, err := url.Parse(b.TLSAddress())
+	if err != nil {
+		t.Fatal(err)
+	}
+	dir := filepath.Dir(u.Query().Get("ca"))
+	cert, err := tls.LoadX509KeyPair(filepath.Join(dir, "server.crt"), filepath.Join(dir, "server.key"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := httptest.NewUnstartedServer(http.NotFoundHandler())
+	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS10, MaxVersion: tls.VersionTLS11} //nolint:gosec // what must not be spoken
+	s.Config.ErrorLog = log.New(io.Discard, "", 0)
+	s.StartTLS()
+	t.Cleanup(s.Close)
+	return s.Listener.Addr().String()
+}
+
 func TestEnginesAreReachedByTLSAndThroughContainers(t *testing.T) {
 	t.Parallel()
 	b := testbed.NewBuildkitd(t, testbed.BuildkitdOptions{TLS: true})
@@ -218,6 +245,7 @@ func TestEnginesAreReachedByTLSAndThroughContainers(t *testing.T) {
 		"TLS with the wrong authority": {strings.Replace(b.TLSAddress(), "ca.crt", "client.crt", 1), "certificate signed by unknown authority"},
 		"TLS with the wrong files":     {strings.Replace(b.TLSAddress(), "client.crt", "server.crt", 1), "private key does not match"},
 		"plain to a TLS engine":        {plain, "does not answer"},
+		"TLS 1.1":                      {strings.Replace(b.TLSAddress(), strings.TrimPrefix(plain, "tcp://"), oldTLS(t, b), 1), "protocol version not supported"},
 		"a container":                  {"docker-container://builder", ""},
 		"no such container":            {"docker-container://other", "docker-container://other does not answer"},
 	} {
@@ -230,6 +258,55 @@ func TestEnginesAreReachedByTLSAndThroughContainers(t *testing.T) {
 				succeeded(t, r)
 			} else if r.code != 8 || !strings.Contains(message, c.want) {
 				t.Errorf("it ends with %d: %s", r.code, message)
+			}
+		})
+	}
+}
+
+// kubeconfig writes the file that leads to a server.
+func kubeconfig(t *testing.T, server string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "kubeconfig")
+	text := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Config", "current-context": "c",
+"clusters": [{"name": "c", "cluster": {"server": %q}}], "users": [{"name": "u", "user": {}}],
+"contexts": [{"name": "c", "context": {"cluster": "c", "user": "u"}}]}`, server)
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+// The API server is a stand-in that speaks its protocols; behind it is a real
+// BuildKit, which a whole build goes to.
+func TestAnEngineInAPodIsReachedThroughTheAPIServer(t *testing.T) {
+	t.Parallel()
+	b := testbed.NewBuildkitd(t, testbed.BuildkitdOptions{})
+	p := oneCommand(t)
+	dial := []string{b.Buildctl(), "--addr", b.Address(), "dial-stdio"}
+	for name, c := range map[string]struct {
+		opts testbed.PodOptions
+		want string // of the error; "" where the build succeeds
+	}{
+		"by WebSocket":   {testbed.PodOptions{Run: dial}, ""},
+		"by SPDY":        {testbed.PodOptions{Run: dial, OnlySPDY: true}, ""},
+		"forbidden":      {testbed.PodOptions{}, "kube-pod://ci/builder"},
+		"without engine": {testbed.PodOptions{Run: []string{b.Buildctl(), "--addr", "unix:///nowhere", "dial-stdio"}}, "pod ci/builder"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := testbed.NewPod(t, c.opts)
+			h := newHost(t, 0)
+			h.engine = "kube-pod://ci/builder?container=buildkitd&kubeconfig=" + kubeconfig(t, pod.URL())
+			r := h.startBuild(t, p, storageOf(t, shared.registry, "")).wait(t)
+			if c.want == "" {
+				if got := file(t, pull(t, succeeded(t, r).ref(t, "app")), "/made"); !strings.HasSuffix(got, "\n0\n") {
+					t.Errorf("the commands made %q", got)
+				}
+			} else if message, hint := r.errorLines(); r.code != 8 || !strings.Contains(message, c.want) || hint == "" {
+				t.Errorf("it ends with %d: %s (%s)", r.code, message, hint)
+			}
+			asked := pod.Asked()
+			if len(asked) == 0 || !strings.Contains(asked[0], "/namespaces/ci/pods/builder/exec?command=buildctl&command=dial-stdio&container=buildkitd&") {
+				t.Errorf("asked for %q", asked)
 			}
 		})
 	}

@@ -28,6 +28,16 @@ func detach(mounts []byte, below string) []error {
 	return errs
 }
 
+// Terminate asks a process that somebody else has started to end.
+func Terminate(pid int) error { return syscall.Kill(pid, syscall.SIGTERM) }
+
+// Ended reports whether a process is no more. One that this process has started
+// stays as a zombie until it is asked for, which is done here.
+func Ended(pid int) bool {
+	_, _ = syscall.Wait4(pid, nil, syscall.WNOHANG, nil) // fails for other processes
+	return syscall.Kill(pid, 0) != nil
+}
+
 // clockTick is the unit of times in /proc, which is the same on all architectures
 // that Go knows: 100 ticks are a second.
 const clockTick = 10 * time.Millisecond

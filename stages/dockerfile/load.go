@@ -9,6 +9,8 @@ import (
 	"slices"
 	"strings"
 
+	"github.com/moby/buildkit/frontend/dockerfile/instructions"
+
 	"github.com/cairnbuild/cairn/stages"
 	gitsource "github.com/cairnbuild/cairn/stages/source"
 )
@@ -118,7 +120,7 @@ func (g *graph) build(data []byte, n *needs, taken []gitsource.File) (*Build, er
 		},
 		Source: stages.DockerfileSource{
 			Path: g.name, Text: data, Context: g.opts.Context, Target: g.opts.Target,
-			BuildPlatform: g.opts.BuildPlatform, Root: g.root(g.target),
+			BuildPlatform: g.opts.BuildPlatform, Root: g.root(g.target), Undeclared: g.undeclared(),
 		},
 	}
 	if g.escape != '\\' {
@@ -167,6 +169,33 @@ func (g *graph) tellArgs(b *Build, seen names) {
 		}
 		b.Source.OwnProxy = b.Source.OwnProxy || isProxy(name)
 	}
+}
+
+// undeclared returns the given arguments that have no ARG, in a stage that is not
+// used either. Those that BuildKit knows by itself need none.
+func (g *graph) undeclared() []string {
+	declared := names{}
+	declare := func(steps []*step) {
+		for _, st := range steps {
+			if arg, ok := st.cmd.(*instructions.ArgCommand); ok {
+				for _, kv := range arg.Args {
+					declared[kv.Key] = true
+				}
+			}
+		}
+	}
+	declare(g.globals)
+	for _, s := range g.stages {
+		declare(s.steps)
+	}
+	known := predefined(g.opts, "")
+	var out []string
+	for _, name := range slices.Sorted(maps.Keys(g.opts.Args)) {
+		if _, ok := known[name]; !ok && !declared[name] && !isProxy(name) {
+			out = append(out, name)
+		}
+	}
+	return out
 }
 
 func split(list []told) (texts []string, lines []int) {

@@ -185,14 +185,19 @@ func (s *Storage) settle(ctx context.Context, f *os.File, path string) error {
 	if err := f.Close(); err != nil {
 		return err
 	}
-	err = os.Rename(f.Name(), path)
+	err = rename(f.Name(), path)
+	if isBusy(err) {
+		// Somebody has been reading the same content for so long that it was
+		// there all along: a reader checks what it reads.
+		return removeIfThere(f.Name())
+	}
 	if !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
 	if err := os.MkdirAll(filepath.Dir(path), 0o700); err != nil { // a rare algorithm
 		return err
 	}
-	return os.Rename(f.Name(), path)
+	return rename(f.Name(), path)
 }
 
 // ingestWriter writes to f as long as ctx lasts and remembers its first error.

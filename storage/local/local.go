@@ -169,7 +169,7 @@ func (s *Storage) replaceFile(name string, b []byte) error {
 		err = cerr
 	}
 	if err == nil {
-		err = os.Rename(f.Name(), s.path(name))
+		err = rename(f.Name(), s.path(name))
 	}
 	if err != nil {
 		return errors.Join(err, removeIfThere(f.Name()))

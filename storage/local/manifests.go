@@ -198,7 +198,7 @@ func (s *Storage) writeTag(ctx context.Context, tag string, record []byte, d oci
 	if err := f.Close(); err != nil {
 		return false, err
 	}
-	if err := os.Rename(f.Name(), s.tagPath(tag)); err != nil {
+	if err := rename(f.Name(), s.tagPath(tag)); err != nil {
 		return false, err
 	}
 	settled = true

@@ -29,6 +29,13 @@ func tryLock(f *os.File, m mode) (bool, error) {
 	}
 }
 
+// rename gives a file another name, whose file it replaces.
+func rename(from, to string) error { return os.Rename(from, to) }
+
+// isBusy reports whether err says that somebody has the file open; that hinders
+// nobody here.
+func isBusy(error) bool { return false }
+
 // touch gives a file the present time, as the file system knows it.
 func touch(path string) error {
 	if err := unix.UtimesNanoAt(unix.AT_FDCWD, path, nil, 0); err != nil {

@@ -26,6 +26,30 @@ func tryLock(f *os.File, m mode) (bool, error) {
 	return true, nil
 }
 
+// How long a file that another process has open at the moment is waited for: what
+// is in the layout is small or read in one go, and virus scanners take a moment.
+const (
+	renameTries = 9
+	renameRest  = 2 * time.Millisecond // doubled each time: a second in all
+)
+
+// rename gives a file another name, whose file it replaces. Systems like this one
+// refuse that while somebody reads the replaced one.
+func rename(from, to string) error {
+	for try := 1; ; try++ {
+		err := os.Rename(from, to)
+		if !isBusy(err) || try == renameTries {
+			return err
+		}
+		time.Sleep(renameRest << try)
+	}
+}
+
+// isBusy reports whether err says that somebody has the file open.
+func isBusy(err error) bool {
+	return errors.Is(err, windows.ERROR_SHARING_VIOLATION) || errors.Is(err, windows.ERROR_ACCESS_DENIED)
+}
+
 // touch gives a file the present time, as the system knows it.
 func touch(path string) error {
 	var now windows.Filetime

@@ -118,6 +118,7 @@ func (a *app) runBuild(ctx context.Context, o buildOptions, images []string, w *
 	}
 	w.trace.Begin("look up")
 	a.warnUnpinned(planned)
+	a.warnArgs(planned)
 	if o.parallel == 0 {
 		o.parallel = runtime.NumCPU()
 	}

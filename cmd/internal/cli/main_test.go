@@ -8,7 +8,6 @@ import (
 	"os/exec"
 	"path/filepath"
 	"sync"
-	"syscall"
 	"testing"
 	"time"
 
@@ -152,17 +151,15 @@ func endDaemon(ctx context.Context, state string) error {
 	if err != nil {
 		return nil //nolint:nilerr // none runs
 	}
-	if err := syscall.Kill(status.PID, syscall.SIGTERM); err != nil {
+	if err := testbed.Terminate(status.PID); err != nil {
 		return fmt.Errorf("end cairnd: %w", err)
 	}
 	ctx, cancel := context.WithTimeout(ctx, 30*time.Second)
 	defer cancel()
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
-	// It may be a child of this process, and then stays as a zombie until it is asked for.
 	for {
-		_, _ = syscall.Wait4(status.PID, nil, syscall.WNOHANG, nil)
-		if syscall.Kill(status.PID, 0) != nil {
+		if testbed.Ended(status.PID) {
 			return nil
 		}
 		select {

@@ -94,6 +94,7 @@ func (a *app) plan(ctx context.Context, o planOptions, images []string) error {
 		return err
 	}
 	a.warnUnpinned(planned)
+	a.warnArgs(planned)
 	if a.output == formatJSON {
 		return writeJSON(a.Out, rep)
 	}

@@ -52,6 +52,22 @@ func (a *app) warnUnpinned(p *stages.Plan) {
 	}
 }
 
+// warnArgs names the arguments that are given to Dockerfiles and do nothing there:
+// a misspelt one builds with the default, and nobody notices.
+func (a *app) warnArgs(p *stages.Plan) {
+	told := map[string]bool{}
+	for s := range allStages(p) {
+		if s.Dockerfile == nil || len(s.Dockerfile.Undeclared) == 0 {
+			continue
+		}
+		line := fmt.Sprintf("%s has no ARG for what \"args\" gives it: %s", s.Dockerfile.Path, list(s.Dockerfile.Undeclared))
+		if !told[line] { // each platform has a stage of its own
+			a.warnf("%s", line)
+		}
+		told[line] = true
+	}
+}
+
 func unpinned(p *stages.Plan) []string {
 	var out []string
 	for s := range allStages(p) {

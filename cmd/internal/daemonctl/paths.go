@@ -25,7 +25,7 @@ func DefaultPaths(uid int, getenv func(string) string) Paths {
 	}
 	state := getenv("XDG_STATE_HOME")
 	if state == "" {
-		state = filepath.Join(getenv("HOME"), ".local", "state")
+		state = filepath.Join(Home(getenv), ".local", "state")
 	}
 	p := Paths{State: filepath.Join(state, "cairn")}
 	p.Socket = filepath.Join(p.State, "run", "cairnd.sock")
@@ -33,6 +33,15 @@ func DefaultPaths(uid int, getenv func(string) string) Paths {
 		p.Socket = filepath.Join(run, "cairn", "cairnd.sock")
 	}
 	return p
+}
+
+// Home returns the user's home directory, "" where none is known. Windows has it in
+// USERPROFILE, and HOME only in shells that come from elsewhere.
+func Home(getenv func(string) string) string {
+	if home := getenv("HOME"); home != "" {
+		return home
+	}
+	return getenv("USERPROFILE")
 }
 
 // parentUser is where rootlesskit tells the user that it was started by.

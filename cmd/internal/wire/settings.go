@@ -73,7 +73,7 @@ var ErrNoHome = errors.New("HOME is not set: name a directory with --cache-dir a
 
 // cacheDir is where the local storage and results not yet published lie.
 func (s Settings) cacheDir(h Host) (string, error) {
-	return userDir(s.CacheDir, h.Getenv("XDG_CACHE_HOME"), h.Getenv("HOME"), ".cache")
+	return userDir(s.CacheDir, h.Getenv("XDG_CACHE_HOME"), daemonctl.Home(h.Getenv), ".cache")
 }
 
 // stagesDir is the layout of a project's local stages.
@@ -87,7 +87,7 @@ func (s Settings) stagesDir(h Host, project string) (string, error) {
 
 // stateDir is where local ledgers of registries lie.
 func (s Settings) stateDir(h Host) (string, error) {
-	return userDir(s.StateDir, h.Getenv("XDG_STATE_HOME"), h.Getenv("HOME"), filepath.Join(".local", "state"))
+	return userDir(s.StateDir, h.Getenv("XDG_STATE_HOME"), daemonctl.Home(h.Getenv), filepath.Join(".local", "state"))
 }
 
 func userDir(given, xdg, home, below string) (string, error) {

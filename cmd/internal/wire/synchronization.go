@@ -15,6 +15,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
 	"github.com/cairnbuild/cairn/storage/local"
 	"github.com/cairnbuild/cairn/synchronization"
 	"github.com/cairnbuild/cairn/synchronization/kubernetes"
@@ -74,7 +75,7 @@ func kubeconfigs(h Host) []string {
 	if list := h.Getenv("KUBECONFIG"); list != "" {
 		return filepath.SplitList(list)
 	}
-	if home := h.Getenv("HOME"); home != "" {
+	if home := daemonctl.Home(h.Getenv); home != "" {
 		return []string{filepath.Join(home, ".kube", "config")}
 	}
 	return nil
