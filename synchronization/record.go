@@ -8,6 +8,8 @@ import (
 	"strconv"
 	"time"
 
+	"golang.org/x/sync/errgroup"
+
 	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/stages"
 )
@@ -17,7 +19,15 @@ const Format = "1"
 
 // Shards is the number of shards of a ledger. It never changes, since a stage's
 // shard follows from its digest.
-const Shards = 16
+//
+// What a write costs an API server grows with the size of the object and with the
+// square of the writers that it has at the same time. 64 shards hold a few entries
+// each and have about one writer where 50 runners publish: half the server's work
+// of 16 shards, though the changes of one runner share a write more rarely.
+const Shards = 64
+
+// makingAtOnce bounds how many shards are made at the same time.
+const makingAtOnce = 8
 
 // Keys of the project's record, and of the sentinel that every shard has too.
 const (
@@ -186,18 +196,31 @@ func (l *Ledger) establishOnce(ctx context.Context) error {
 			return fmt.Errorf("%w: key %q of %s", ErrBadEntry, keyShards, l.record)
 		}
 	}
-	uids := make([]string, Shards)
+	uids, err := l.makeShards(ctx, names, found, seal.of(rec.UID))
+	if err != nil {
+		return err
+	}
 	for n, name := range names {
-		snap, err := l.makeShard(ctx, name, found[name], seal.of(rec.UID))
-		if err != nil {
-			return err
-		}
-		uids[n] = snap.UID
-		if len(known) > 0 && (known[n] != snap.UID || wasEmptied(found[name])) {
+		if len(known) > 0 && (known[n] != uids[n] || wasEmptied(found[name])) {
 			lost = append(lost, name)
 		}
 	}
 	return l.makeKnown(ctx, rec, uids, lost)
+}
+
+// makeShards makes what is missing of the shards and returns the UIDs of all.
+func (l *Ledger) makeShards(ctx context.Context, names []string, found map[string]lock.Snapshot, seal sentinel) ([]string, error) {
+	uids := make([]string, len(names))
+	tasks, ctx := errgroup.WithContext(ctx)
+	tasks.SetLimit(makingAtOnce)
+	for n, name := range names {
+		tasks.Go(func() error {
+			snap, err := l.makeShard(ctx, name, found[name], seal)
+			uids[n] = snap.UID
+			return err
+		})
+	}
+	return uids, tasks.Wait()
 }
 
 // wasEmptied reports whether the object is there, but not what it held.
