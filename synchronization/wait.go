@@ -65,10 +65,8 @@ type wait struct {
 func (w *wait) run(ctx context.Context, wake <-chan struct{}) error {
 	l := w.session.ledger
 	for {
-		free, err := w.check(ctx)
-		if err != nil || free {
-			return err
-		}
+		// The first wake comes when the shards are watched: what was read before that
+		// would have to be read again.
 		t := time.NewTimer(l.look - l.client.Jitter(l.look/4))
 		select {
 		case <-wake:
@@ -77,6 +75,10 @@ func (w *wait) run(ctx context.Context, wake <-chan struct{}) error {
 		case <-ctx.Done():
 			t.Stop()
 			return context.Cause(ctx)
+		}
+		free, err := w.check(ctx)
+		if err != nil || free {
+			return err
 		}
 	}
 }

@@ -30,12 +30,14 @@ type watches struct {
 // watch is one shard's, from its first waiter to its last.
 type watch struct {
 	wakes map[chan<- struct{}]bool // guarded by watches.mu
+	began bool                     // guarded by watches.mu; changes since then wake
 	stop  context.CancelFunc
 	done  chan struct{}
 }
 
-// join has wake told of changes of the shard that happen from now on, and perhaps
-// without any, until leave is called. wake has room for one.
+// join has wake told once the shard is watched, and of changes from then on, until
+// leave is called: who then reads at each wake misses nothing, and need not read
+// before the first. wake has room for one.
 func (w *watches) join(ctx context.Context, shard string, wake chan<- struct{}) (leave func()) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -51,6 +53,9 @@ func (w *watches) join(ctx context.Context, shard string, wake chan<- struct{}) 
 		}()
 	}
 	one.wakes[wake] = true
+	if one.began {
+		tell(wake)
+	}
 	return func() { w.leave(shard, one, wake) }
 }
 
@@ -74,17 +79,38 @@ func (w *watches) leave(shard string, one *watch, wake chan<- struct{}) {
 func (w *watches) run(ctx context.Context, shard string, one *watch) {
 	for ctx.Err() == nil {
 		changes, err := w.cells.Watch(ctx, shard)
-		w.wakeAll(one) // what happened before the watch began
 		if err == nil {
-			for range changes {
-				if sleep(ctx, w.jitter(spread)) != nil {
-					break
-				}
-				w.wakeAll(one)
-			}
-			w.wakeAll(one)
+			w.begin(one, true)
+			w.follow(ctx, changes, one)
+			w.begin(one, false)
 		}
+		w.wakeAll(one)
 		if sleep(ctx, w.jitter(rewatch)) != nil {
+			return
+		}
+	}
+}
+
+func (w *watches) begin(one *watch, began bool) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	one.began = began
+}
+
+// follow wakes for what happened before the watch began, and then for each
+// change. What comes within the spread is one wake; so is the state that some
+// stores tell when a watch begins.
+func (w *watches) follow(ctx context.Context, changes <-chan struct{}, one *watch) {
+	for more := true; more; _, more = <-changes {
+		if sleep(ctx, w.jitter(spread)) != nil {
+			return
+		}
+		select {
+		case _, more = <-changes:
+		default:
+		}
+		w.wakeAll(one)
+		if !more {
 			return
 		}
 	}
@@ -94,10 +120,14 @@ func (w *watches) wakeAll(one *watch) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for wake := range one.wakes {
-		select {
-		case wake <- struct{}{}:
-		default:
-		}
+		tell(wake)
+	}
+}
+
+func tell(wake chan<- struct{}) {
+	select {
+	case wake <- struct{}{}:
+	default: // it is told already
 	}
 }
 
