@@ -58,6 +58,8 @@ type wait struct {
 	tell    func(Holder)
 	free    func(stages.Digest, Entry) bool
 	told    map[stages.Digest]string
+	holders []Holder  // as they were read last
+	read    time.Time // when that was
 	looked  time.Time
 	dead    map[string]bool
 }
@@ -68,15 +70,21 @@ func (w *wait) run(ctx context.Context, wake <-chan struct{}) error {
 		// The first wake comes when the shards are watched: what was read before that
 		// would have to be read again.
 		t := time.NewTimer(l.look - l.client.Jitter(l.look/4))
+		check := w.check
 		select {
 		case <-wake:
 			t.Stop()
 		case <-t.C:
+			// The watch tells of changes; what does not change is whether the holders
+			// live. Reading too is for a watch that missed something.
+			if !w.read.IsZero() && l.now().Sub(w.read) < l.ttl {
+				check = w.judge
+			}
 		case <-ctx.Done():
 			t.Stop()
 			return context.Cause(ctx)
 		}
-		free, err := w.check(ctx)
+		free, err := check(ctx)
 		if err != nil || free {
 			return err
 		}
@@ -103,16 +111,22 @@ func (w *wait) check(ctx context.Context) (bool, error) {
 			holders = append(holders, Holder{Digest: d, Session: e.Session, Entry: e})
 		}
 	}
-	if err := w.look(ctx, holders); err != nil {
+	w.holders, w.read = holders, s.ledger.now()
+	return w.judge(ctx)
+}
+
+// judge reports whether one of the holders is dead, and tells of new ones.
+func (w *wait) judge(ctx context.Context) (bool, error) {
+	if err := w.look(ctx, w.holders); err != nil {
 		return false, err
 	}
-	for _, h := range holders {
+	for _, h := range w.holders {
 		if w.dead[h.Session] {
 			return true, nil
 		}
 		if w.told[h.Digest] != h.Session {
 			w.told[h.Digest] = h.Session
-			w.tell(s.ledger.held(h.Digest, h.Entry, false))
+			w.tell(w.session.ledger.held(h.Digest, h.Entry, false))
 		}
 	}
 	return false, nil
