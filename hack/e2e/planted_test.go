@@ -88,7 +88,8 @@ func TestASecretPlantedAnywhereIsFoundNowhere(t *testing.T) {
 		"PLANTED=" + secrets["variable"], "TOKEN=" + secrets["secret in a variable"],
 		"HTTP_PROXY=http://robot:" + secrets["proxy's address"] + "@127.0.0.1:9", "NO_PROXY=127.0.0.1",
 	}
-	given := []string{"--secret", "id=token,env=TOKEN", "--secret", "id=pair,src=" + filepath.Join(files, "pair"), "--ssh", "default=" + filepath.Join(files, "key")}
+	c := newSpaced(t)
+	given := []string{"--synchronization", c.ledger(""), "--secret", "id=token,env=TOKEN", "--secret", "id=pair,src=" + filepath.Join(files, "pair"), "--ssh", "default=" + filepath.Join(files, "key")}
 
 	b := h.startBuild(t, p, storage, given...)
 	arguments := watchArguments(b.done)
@@ -103,6 +104,10 @@ func TestASecretPlantedAnywhereIsFoundNowhere(t *testing.T) {
 	texts["report of a failure"], texts["log of a failure"] = failed.stdout, failed.stderr
 	if !strings.Contains(texts["log"], "***") {
 		t.Errorf("nothing is masked in the output:\n%s", texts["log"])
+	}
+	texts["ledger"] = c.kubectl(t, "get", "configmaps,leases,events", "-o", "yaml")
+	if !strings.Contains(texts["ledger"], "stage.") {
+		t.Errorf("the ledger has no entries:\n%s", texts["ledger"])
 	}
 	secrets.absent(t, texts)
 	searchFiles(t, secrets.list(), h.cache, h.state)

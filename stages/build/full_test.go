@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -64,4 +65,40 @@ func TestAFullLedgerIsSweptBeforeABuildFails(t *testing.T) {
 			})
 		})
 	}
+}
+
+// tight is a ledger's backend that has no room for one entry when it is asked for
+// it the first time.
+type tight struct {
+	synchronization.Backend
+	key   string
+	asked atomic.Int64
+}
+
+// Swap implements lock.Cells.
+func (b *tight) Swap(ctx context.Context, shard string, changes []lock.Change) (lock.Snapshot, error) {
+	for _, c := range changes {
+		if c.Key == b.key && c.Old == nil && b.asked.Add(1) == 1 {
+			return lock.Snapshot{}, lock.ErrFull
+		}
+	}
+	return b.Backend.Swap(ctx, shard, changes)
+}
+
+func TestAnEntryThatDoesNotFitBesideOthersIsTriedForAlone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.planOf(noSources{}, nil, chainOfThree())
+		h := w.host()
+		below := p.Images[0].Final().Parent.Digest
+		l := &tight{Backend: w.ledger, key: "stage." + below.Hex()}
+		h.ledger = l
+		_, err := h.run(t.Context(), p, nil)
+		must(t, err)
+		if l.asked.Load() < 2 {
+			t.Error("the entry was asked for once only")
+		}
+		w.sound()
+		w.manifests(p)
+	})
 }
