@@ -40,9 +40,15 @@ func (s *Session) waitUntil(ctx context.Context, ds []stages.Digest, tell func(H
 	defer cancel()
 	groups, shards := s.ledger.byShard(ds)
 	wake := make(chan struct{}, 1)
-	for _, shard := range shards {
-		defer s.ledger.watches.join(ctx, shard, wake)()
+	leave := make([]func(), len(shards))
+	for i, shard := range shards {
+		leave[i] = s.ledger.watches.join(ctx, shard, wake)
 	}
+	defer func() {
+		for _, leave := range leave {
+			leave()
+		}
+	}()
 	w := &wait{session: s, groups: groups, shards: shards, tell: tell, free: free, told: map[stages.Digest]string{}}
 	if err := w.run(ctx, wake); err != nil {
 		return opError(err, "wait for %d stages", len(ds))

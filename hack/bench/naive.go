@@ -49,6 +49,13 @@ func (y *clusterYard) naive(ctx context.Context) (load, error) {
 	first := []byte(`{"kind":"ConfigMap","apiVersion":"v1","metadata":{"name":"locks"},"data":{"a":"1"}}`)
 	m := &meter{}
 	writers := make([]*http.Client, ledgerSessions)
+	defer func() {
+		for _, w := range writers {
+			if w != nil {
+				w.CloseIdleConnections()
+			}
+		}
+	}()
 	for i := range writers {
 		own := rest.CopyConfig(config)
 		own.Dial, own.NextProtos = dialer().DialContext, []string{"http/1.1"}
@@ -56,7 +63,6 @@ func (y *clusterYard) naive(ctx context.Context) (load, error) {
 		if writers[i], err = rest.HTTPClientFor(own); err != nil {
 			return load{}, err
 		}
-		defer writers[i].CloseIdleConnections()
 	}
 	if err := exchange(ctx, writers[0], http.MethodPost, url, first, nil); err != nil {
 		return load{}, err

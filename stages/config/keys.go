@@ -156,6 +156,11 @@ func finishImage(r *reader, n *yaml.Node, present map[string]*yaml.Node, d *imag
 		}
 	}
 	d.setMounts(r)
+	warnOfUnused(r, n, d)
+}
+
+// warnOfUnused tells of files that are declared for sections that do not exist.
+func warnOfUnused(r *reader, n *yaml.Node, d *imageDoc) {
 	for i, m := range d.Git {
 		for _, kind := range commandKinds() {
 			if _, runs := d.Shell[kind]; m.StageDependencies[kind] != nil && !runs {

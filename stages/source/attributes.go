@@ -272,10 +272,10 @@ func globClass(b *strings.Builder, s string) int {
 		case c == ']' && i > first:
 			b.WriteString("[" + class.String() + "]")
 			return i + 1
-		case c == '[' && strings.HasPrefix(s[i:], "[:") && strings.Contains(s[i:], ":]"):
-			end := i + strings.Index(s[i:], ":]") + 2
-			class.WriteString(s[i:end])
-			i = end - 1
+		case classByName(s[i:]) > 0:
+			n := classByName(s[i:])
+			class.WriteString(s[i : i+n])
+			i += n - 1
 		case c == '-' && i > first && i+1 < len(s) && s[i+1] != ']':
 			class.WriteByte('-')
 		case c == '\\' && i+1 < len(s):
@@ -287,6 +287,16 @@ func globClass(b *strings.Builder, s string) int {
 		}
 	}
 	return 0
+}
+
+// classByName returns the length of the class by name, such as [:digit:], that s begins
+// with; 0 where there is none.
+func classByName(s string) int {
+	end := strings.Index(s, ":]")
+	if end < 0 || !strings.HasPrefix(s, "[:") {
+		return 0
+	}
+	return end + len(":]")
 }
 
 // quoteInClass writes a byte inside of brackets.

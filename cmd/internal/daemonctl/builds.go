@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// BuildsPath, with POST and a [BuildSummary], has the daemon count a build in its metrics.
+// BuildsPath has the daemon count, with POST and a [BuildSummary], a build in its metrics.
 const BuildsPath = "/builds"
 
 // tellTime bounds what a build spends on telling the daemon about itself.

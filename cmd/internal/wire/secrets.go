@@ -33,7 +33,7 @@ type secretSource struct{ id, file, env string }
 // Words of --secret and --ssh in messages. What was given is never repeated there:
 // it may be the secret itself, from somebody who took the flag for another one.
 const (
-	secretForm = "want id=ID,src=FILE or id=ID,env=VARIABLE"
+	secretForm = "want id=ID,src=FILE or id=ID,env=VARIABLE" //nolint:gosec // the form of one, and none
 	sshForm    = "want ID[=SOCKET] or ID=KEYFILE[,KEYFILE…], for instance default"
 )
 
@@ -74,6 +74,25 @@ func onceOnly(known bool, id string) error {
 }
 
 func (g *Given) parseSecret(v string) (secretSource, error) {
+	s, err := parseSource(v)
+	switch {
+	case err != nil:
+		return s, err
+	case s.id == "":
+		return s, errors.New("it has no id")
+	case s.file != "" && s.env != "":
+		return s, errors.New("src and env exclude each other")
+	case s.file == "" && s.env == "":
+		s.env = s.id
+		if g.getenv(s.id) == "" {
+			s.env, s.file = "", s.id
+		}
+	}
+	return s, nil
+}
+
+// parseSource reads what stands in a secret's flag.
+func parseSource(v string) (secretSource, error) {
 	var s secretSource
 	fields, err := csv.NewReader(strings.NewReader(v)).Read()
 	if err != nil {
@@ -93,17 +112,6 @@ func (g *Given) parseSecret(v string) (secretSource, error) {
 		case name == "type" && (value == "file" || value == "env"):
 		default:
 			return s, errors.New("a part is not known")
-		}
-	}
-	switch {
-	case s.id == "":
-		return s, errors.New("it has no id")
-	case s.file != "" && s.env != "":
-		return s, errors.New("src and env exclude each other")
-	case s.file == "" && s.env == "":
-		s.env = s.id
-		if g.getenv(s.id) == "" {
-			s.env, s.file = "", s.id
 		}
 	}
 	return s, nil
