@@ -186,15 +186,17 @@ func countImages(t *testing.T, index v1.ImageIndex) int {
 // oneCommand is a project that needs an engine.
 func oneCommand(t *testing.T) *project {
 	t.Helper()
-	return newProject(t, `
+	return newProject(t, oneCommandOf, shared.registry)
+}
+
+const oneCommandOf = `
 -- cairn.yaml --
 project: engines
 ---
 image: app
 from: @REGISTRY@/base/busybox
 shell: {install: ['echo @NAME@ > /made', 'id -u >> /made']}
-`, shared.registry)
-}
+`
 
 // docker stands in for the program of that name: it runs buildctl beside a real
 // BuildKit where that would run it in a container.

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -26,6 +27,8 @@ type host struct {
 	env []string
 	// flags are given to each call.
 	flags []string
+	// through is a command that runs cairn, where that needs one.
+	through []string
 }
 
 // newHost returns a host without any state that uses one of the shared engines, 0
@@ -159,7 +162,8 @@ func (h *host) start(t *testing.T, p *project, args ...string) *running {
 		args = append(args, "--engine", h.engine)
 	}
 	r := &running{done: make(chan struct{})}
-	r.cmd = exec.Command(filepath.Join(shared.bin, "cairn"), args...)
+	argv := slices.Concat(h.through, []string{filepath.Join(shared.bin, "cairn")}, args)
+	r.cmd = exec.Command(argv[0], argv[1:]...)
 	r.cmd.Dir = h.home
 	r.cmd.Env = append([]string{"HOME=" + h.home, "PATH=" + os.Getenv("PATH"), "TMPDIR=" + h.dir, "CI=true"}, h.env...)
 	r.cmd.Stdout, r.cmd.Stderr = &r.out, &r.err
