@@ -3,6 +3,7 @@ package e2e
 import (
 	"archive/tar"
 	"bytes"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -11,6 +12,8 @@ import (
 
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/rogpeppe/go-internal/txtar"
+
+	"github.com/cairnbuild/cairn/hack/testbed"
 )
 
 // dockerfileCase is a project with one image, "app", that a Dockerfile makes.
@@ -144,6 +147,46 @@ func TestDockerfilesLikeBuildctl(t *testing.T) {
 				t.Errorf("built again on another engine it is %s, before it was %s", got, want)
 			}
 		})
+	}
+}
+
+// The base lies in the registry already: what a Dockerfile adds is all that moves up,
+// and what it does not need for that does not come down.
+func TestADockerfileOnALargeBaseMovesOnlyWhatItAdds(t *testing.T) {
+	t.Parallel()
+	const size, little = 48, 256 << 10 // MiB, and bytes
+	const once = (size+1)<<20 + little
+	big, err := testbed.Big(t.Context(), size)
+	if err != nil {
+		t.Fatal(err)
+	}
+	base := "base/" + repository(t)
+	if _, err := shared.registry.Push(t.Context(), base, big); err != nil {
+		t.Fatal(err)
+	}
+	p := newProject(t, "-- cairn.yaml --\nproject: @NAME@\n---\nimage: app\ndockerfile: Dockerfile\n"+
+		"-- Dockerfile --\nFROM @REGISTRY@/"+base+"\nENV ONE=1\n", shared.registry)
+	storage := storageOf(t, shared.registry, "")
+	r := newHost(t, 0).build(t, p, storage)
+	// The users and links of a base are looked up once, for whatever is put upon it.
+	if r.BytesPushed > little || r.BytesPulled > once {
+		t.Errorf("with config alone %d bytes were pushed and %d pulled", r.BytesPushed, r.BytesPulled)
+	}
+	p.change(t, "Dockerfile", expand(t, "FROM @REGISTRY@/"+base+"\nRUN ls /opt/big | wc -l > /files\n", shared.registry))
+	r = newHost(t, 0).build(t, p, storage)
+	if r.BytesPushed > little {
+		t.Errorf("%d bytes were pushed", r.BytesPushed)
+	}
+	if r.BytesPulled > once {
+		t.Errorf("%d bytes were pulled for a base of %d MiB", r.BytesPulled, size)
+	}
+	if got := file(t, pull(t, r.ref(t, "app")), "/files"); got != fmt.Sprintln(size) {
+		t.Errorf("the commands saw %q files", got)
+	}
+	// A change goes on from what the engine has of the base.
+	p.change(t, "Dockerfile", expand(t, "FROM @REGISTRY@/"+base+"\nRUN ls /opt/big | wc -l > /count\n", shared.registry))
+	if r := newHost(t, 0).build(t, p, storage); r.BytesPushed > little || r.BytesPulled > little {
+		t.Errorf("after a change %d bytes were pushed and %d pulled", r.BytesPushed, r.BytesPulled)
 	}
 }
 

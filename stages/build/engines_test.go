@@ -1,6 +1,7 @@
 package build_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 
@@ -8,6 +9,8 @@ import (
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/stages/config"
 	"github.com/cairnbuild/cairn/stages/engine"
+	"github.com/cairnbuild/cairn/stages/plan"
+	"github.com/cairnbuild/cairn/stages/source"
 )
 
 const arm64 = stages.Platform("linux/arm64")
@@ -70,6 +73,39 @@ func TestAPlatformNeedsAnEngineOnlyForCommandsThatMustRun(t *testing.T) {
 			w.sound()
 		})
 	}
+}
+
+// oneDockerfile is a project of a Dockerfile and nothing else.
+type oneDockerfile string
+
+func (f oneDockerfile) Read(context.Context, string) ([]byte, error) { return []byte(f), nil }
+
+func (oneDockerfile) Files(stages.Selection) ([]source.File, error) { return nil, nil }
+
+// A Dockerfile may run programs of the platform, wherever its RUN stands.
+func TestAPlatformThatNoEngineRunsIsToldBeforeADockerfileIsBuilt(t *testing.T) {
+	w := newWorld(t)
+	h := w.host()
+	h.engine.lacks = arm64
+	img := config.Image{
+		Name: "app", Platforms: []stages.Platform{platform, arm64},
+		Dockerfile: &config.Dockerfile{Path: "Dockerfile", Context: "."},
+	}
+	p, err := plan.Make(t.Context(), plan.Input{
+		Project: &config.Project{Name: "shop", Images: []config.Image{img}}, Files: noSources{}, Bases: w.bases,
+		Dockerfiles: oneDockerfile("FROM scratch\nRUN [\"/make\"]\n"),
+	})
+	must(t, err)
+	_, err = h.run(t.Context(), p, nil)
+	var stage *build.StageError
+	var lacks *engine.PlatformError
+	if !errors.As(err, &stage) || !errors.As(err, &lacks) || stage.Stage.Name() != "dockerfile" || lacks.Want != arm64 {
+		t.Fatalf("error is %v", err)
+	}
+	if n := h.engine.count(); n != 0 {
+		t.Errorf("%d jobs were run before", n)
+	}
+	w.sound()
 }
 
 // Copies of files run no program of the platform.

@@ -68,6 +68,20 @@ func load(t *testing.T, files tree, change func(*dockerfile.Options)) *dockerfil
 	return b
 }
 
+func TestGivenArgumentsWithoutAnARGAreNoted(t *testing.T) {
+	files := tree{"Dockerfile": "ARG BASE\nFROM scratch AS unused\nARG OTHER\nFROM scratch\nARG ONE TWO=2\n"}
+	b := load(t, files, func(o *dockerfile.Options) {
+		o.Args = map[string]string{
+			"BASE": "1", "OTHER": "1", "TWO": "1", // declared, of use or not
+			"TARGETARCH": "arm64", "https_proxy": "x", // known without
+			"ZERO": "1", "ONCE": "1", "one": "1",
+		}
+	})
+	if got, want := b.Source.Undeclared, []string{"ONCE", "ZERO", "one"}; !slices.Equal(got, want) {
+		t.Errorf("undeclared are %q, want %q", got, want)
+	}
+}
+
 // shop is a Dockerfile with a bit of everything.
 const shop = `# syntax=docker/dockerfile:1
 ARG TAG=12

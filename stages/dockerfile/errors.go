@@ -41,5 +41,5 @@ func (f *file) failed(line int, err error) error {
 	if errors.As(err, &located) && len(located.Locations) > 0 && len(located.Locations[0]) > 0 {
 		line = located.Locations[0][0].Start.Line
 	}
-	return &Error{File: f.name, Line: line, Message: err.Error(), Err: err}
+	return &Error{File: f.name, Line: line, Message: err.Error(), Hint: "correct the line; the language is that of docker/dockerfile:1", Err: err}
 }

@@ -86,7 +86,11 @@ func (e *Engine) Build(ctx context.Context, job *Job, layer func(ctx context.Con
 	if err != nil {
 		return Built{}, fmt.Errorf("%s: %w", job.Name, err)
 	}
-	store := newExportStore(below, func(n int, raw io.Reader) error { return layer(ctx, n-below, raw) })
+	if b.unchanged[job] {
+		out.Below = below
+		return out, nil // nor upon a base, of which the engine would read all to say so
+	}
+	store := newExportStore(len(below), func(n int, raw io.Reader) error { return layer(ctx, n-len(below), raw) })
 	if err := e.make(ctx, st, job, store, newMonitor(job, b.steps, p, &e.secrets.masks)); err != nil {
 		return Built{}, err
 	}
@@ -96,14 +100,14 @@ func (e *Engine) Build(ctx context.Context, job *Job, layer func(ctx context.Con
 	return out, nil
 }
 
-// below returns how many layers the base has that the target begins from.
-func (d *Dockerfile) below() (int, error) {
+// below returns the uncompressed layers of the base that the target begins from.
+func (d *Dockerfile) below() ([]digest.Digest, error) {
 	if d.Source.Root < 0 {
-		return 0, nil
+		return nil, nil
 	}
 	var c ocispec.Image
 	err := json.Unmarshal(d.Bases[d.Source.Root].Image.Config, &c)
-	return len(c.RootFS.DiffIDs), err
+	return c.RootFS.DiffIDs, err
 }
 
 // dockerfile has BuildKit's frontend turn a Dockerfile into a graph. The frontend
@@ -140,6 +144,8 @@ func (b *builder) dockerfile(j *Job) (llb.State, error) {
 	if err != nil {
 		return llb.State{}, fmt.Errorf("%s: %w", j.Name, err)
 	}
+	// The base itself, and that it is the result.
+	b.unchanged[j] = len(def.Def) == 2 && d.Source.Root >= 0
 	st, err := b.fromSession(j, def.ToPB())
 	if err != nil {
 		return llb.State{}, fmt.Errorf("%s: %w", j.Name, err)

@@ -68,7 +68,7 @@ func (e *Engine) begin(ctx context.Context, job *Job) (*builder, context.Context
 	ctx, done := e.whileServing(ctx)
 	return &builder{
 		ctx: ctx, session: e.session.ID(), proxy: e.proxy, images: e.images, trees: e.trees,
-		steps: map[string]*Job{}, configs: map[*Job][]byte{},
+		steps: map[string]*Job{}, configs: map[*Job][]byte{}, unchanged: map[*Job]bool{},
 	}, ctx, done, nil
 }
 

@@ -35,9 +35,11 @@ type builder struct {
 	proxy   llb.ProxyEnv
 	images  *imageStore
 	trees   *treeSource
-	// steps are the names of the steps of Dockerfiles, configs what those give.
-	steps   map[string]*Job
-	configs map[*Job][]byte
+	// steps are the names of the steps of Dockerfiles, configs what those give, and
+	// unchanged are the ones that leave the files of their bases as they are.
+	steps     map[string]*Job
+	configs   map[*Job][]byte
+	unchanged map[*Job]bool
 }
 
 func (b *builder) job(j *Job) (llb.State, error) {

@@ -100,6 +100,22 @@ func TestADaemonThatNeverGetsReadyIsNotAwaitedForEver(t *testing.T) {
 	}
 }
 
+func TestTheHomeDirectoryIsKnownOnWindowsToo(t *testing.T) {
+	for name, tt := range map[string]struct {
+		env  map[string]string
+		want string
+	}{
+		"Unix":               {map[string]string{"HOME": "/home/a"}, "/home/a"},
+		"Windows":            {map[string]string{"USERPROFILE": `C:\Users\a`}, `C:\Users\a`},
+		"a shell on Windows": {map[string]string{"HOME": "/c/a", "USERPROFILE": `C:\Users\a`}, "/c/a"},
+		"nowhere":            {nil, ""},
+	} {
+		if got := daemonctl.Home(func(k string) string { return tt.env[k] }); got != tt.want {
+			t.Errorf("%s: it is %q", name, got)
+		}
+	}
+}
+
 func TestNoDaemonAnswers(t *testing.T) {
 	if _, err := daemonctl.Ask(t.Context(), paths(t)); !errors.Is(err, daemonctl.ErrNotRunning) {
 		t.Errorf("error is %v", err)
