@@ -47,6 +47,9 @@ type Options struct {
 type Outage struct {
 	// Err is how the last attempt failed, nil when the store answers again.
 	Err error
+	// Silent is for how long the operation has had no answer, its current attempt
+	// included: a server that hangs is not noticed sooner than an attempt ends.
+	Silent time.Duration
 	// Left is for how long the operation will be tried further; 0 for a renewal,
 	// which nobody waits for.
 	Left time.Duration
@@ -156,12 +159,15 @@ type attempts struct {
 	c     *Client
 	began time.Time
 	limit time.Duration
+	// heard is when the store answered last, or the operation began.
+	heard time.Time
 	// silent: the store did not answer the last attempt.
 	silent bool
 }
 
 func (c *Client) attempts() *attempts {
-	return &attempts{c: c, began: c.now(), limit: firstPause}
+	now := c.now()
+	return &attempts{c: c, began: now, heard: now, limit: firstPause}
 }
 
 // pause waits a random while, longer from time to time so that many clients do
@@ -197,7 +203,7 @@ func (a *attempts) unanswered(err error, left time.Duration) {
 		return
 	}
 	a.silent = true
-	a.c.tell(Outage{Err: err, Left: left})
+	a.c.tell(Outage{Err: err, Silent: a.c.now().Sub(a.heard), Left: left})
 }
 
 // answered tells that a store which had not answered does so again.
@@ -205,7 +211,7 @@ func (a *attempts) answered() {
 	if a.silent {
 		a.c.tell(Outage{})
 	}
-	a.silent = false
+	a.silent, a.heard = false, a.c.now()
 }
 
 func (c *Client) tell(o Outage) {

@@ -80,7 +80,7 @@ func TestAnOutageIsToldWithTheTimeThatIsLeft(t *testing.T) {
 					t.Fatalf("it was told %d times", len(told))
 				}
 				for i, o := range told[1 : len(told)-1] {
-					if !errors.Is(o.Err, errAway) || o.Left <= 0 || o.Left > told[i].Left {
+					if !errors.Is(o.Err, errAway) || o.Left <= 0 || o.Left > told[i].Left || o.Silent < told[i].Silent {
 						t.Errorf("after %+v it was told %+v", told[i], o)
 					}
 				}
@@ -90,6 +90,32 @@ func TestAnOutageIsToldWithTheTimeThatIsLeft(t *testing.T) {
 			})
 		})
 	}
+}
+
+// hung is a store that answers nobody.
+type hung struct{ lock.Store }
+
+// Read implements [lock.Cells].
+func (hung) Read(ctx context.Context, _ ...string) (map[string]lock.Snapshot, error) {
+	<-ctx.Done()
+	return nil, errors.Join(lock.ErrUnavailable, ctx.Err())
+}
+
+func TestTheOutageOfAStoreThatHangsBeganWithTheRequest(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var told []lock.Outage
+		c := lock.NewClient(t.Context(), hung{mem.New(time.Now)}, lock.Options{
+			Now: time.Now, Rand: rand.Reader, Request: 10 * time.Second, Budget: 15 * time.Second,
+			Outage: func(o lock.Outage) { told = append(told, o) },
+		})
+		defer c.Close()
+		if _, err := c.Read(t.Context(), "shard"); !errors.Is(err, lock.ErrUnavailable) {
+			t.Errorf("it ends with %v", err)
+		}
+		if len(told) == 0 || told[0].Silent < 10*time.Second || told[0].Left > 5*time.Second {
+			t.Errorf("it was told %+v", told)
+		}
+	})
 }
 
 func TestARefusalIsNoOutage(t *testing.T) {

@@ -119,7 +119,11 @@ func (s *Session) run(ctx context.Context) {
 	quarter := s.record.TTL / 4
 	next := quarter - s.client.Jitter(quarter/4)
 	silent := false
+	heard := s.client.now()
 	for sleep(ctx, next) == nil {
+		if !silent {
+			heard = s.client.now()
+		}
 		err := s.renew(ctx)
 		switch {
 		case err == nil:
@@ -136,7 +140,7 @@ func (s *Session) run(ctx context.Context) {
 		default:
 			if ctx.Err() == nil {
 				silent = true
-				s.client.tell(Outage{Err: err})
+				s.client.tell(Outage{Err: err, Silent: s.client.now().Sub(heard)})
 			}
 			next = s.client.Jitter(quarter / 4)
 		}

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"sync"
+	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -254,6 +255,24 @@ func (n *node) handedTo(s *synchronization.Session) *grip {
 
 // want has n brought although all places are taken: an image that has one stands on it.
 func (n *node) want() { n.wantOnce.Do(func() { close(n.wanted) }) }
+
+// awaitedSince returns since when this run has waited for others to make n, across
+// holders and whatever woke it in between.
+func (n *node) awaitedSince(now time.Time) time.Time {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	if n.awaited.IsZero() {
+		n.awaited = now
+	}
+	return n.awaited
+}
+
+// inOurHands ends the wait for others to make n.
+func (n *node) inOurHands() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.awaited = time.Time{}
+}
 
 func (n *node) setForeign(foreign bool) {
 	n.mu.Lock()

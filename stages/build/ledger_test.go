@@ -74,3 +74,15 @@ func TestWhoWaitsForAnAttemptToJoinSharesItsFailure(t *testing.T) {
 		}
 	})
 }
+
+func TestAWaitIsCountedFromItsBeginningWhateverWakesIt(t *testing.T) {
+	n, began := &node{}, time.Unix(100, 0)
+	for i, want := range []time.Time{began, began, began.Add(2 * time.Hour)} {
+		if i == 2 {
+			n.inOurHands()
+		}
+		if got := n.awaitedSince(began.Add(time.Duration(i) * time.Hour)); !got.Equal(want) {
+			t.Errorf("wait %d is counted from %s, want %s", i, got, want)
+		}
+	}
+}

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -66,6 +67,9 @@ type outcome struct {
 	handed  *grip
 	foreign bool
 	leave   func()
+	// awaited is since when others have been waited for to make the stage, zero
+	// when this run works on it.
+	awaited time.Time
 	err     error
 }
 

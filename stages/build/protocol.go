@@ -161,12 +161,13 @@ func (r *run) awaitHolder(ctx context.Context, s *synchronization.Session, n *no
 	n.leavePlace()
 	n.setForeign(true)
 	defer n.setForeign(false)
-	w := &vigil{run: r, node: n, began: r.Now()}
+	w := &vigil{run: r, node: n, began: n.awaitedSince(r.Now())}
 	return w.wait(ctx, s)
 }
 
 // work does what the entry in our hands asks for.
 func (r *run) work(ctx context.Context, n *node, g *grip) error {
+	n.inOurHands()
 	c := g.claim
 	switch c.Entry().State {
 	case synchronization.Publishing: // a dead owner's decision

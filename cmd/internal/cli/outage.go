@@ -46,8 +46,8 @@ func (o *outages) observe(e lock.Outage) {
 		o.began, o.ends, o.shown = time.Time{}, time.Time{}, false
 		return
 	}
-	if o.began.IsZero() {
-		o.began = now
+	if began := now.Add(-e.Silent); o.began.IsZero() || began.Before(o.began) {
+		o.began = began
 	}
 	if end := now.Add(e.Left); e.Left > 0 && (o.ends.Before(now) || end.Before(o.ends)) {
 		o.ends = end

@@ -2,6 +2,7 @@ package cli
 
 import (
 	"bytes"
+	"context"
 	"fmt"
 	"net"
 	"strings"
@@ -40,6 +41,17 @@ func TestALogTellsOfALedgerThatIsAway(t *testing.T) {
 warning: the ledger kubernetes://ci does not answer (connection refused): trying for 48 s more; results are kept
 the ledger answers again
 `
+	if out.String() != want {
+		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
+	}
+}
+
+func TestALogTellsAtOnceOfALedgerThatHangs(t *testing.T) {
+	c := &clock{time.Unix(0, 0)}
+	var out bytes.Buffer
+	o := newOutages("kubernetes://ci", c.now, newPlain(&out, c.now))
+	o.observe(lock.Outage{Err: context.DeadlineExceeded, Silent: 10 * time.Second, Left: 50 * time.Second})
+	const want = "warning: the ledger kubernetes://ci does not answer (no answer in time): trying for 50 s more; results are kept\n"
 	if out.String() != want {
 		t.Errorf("got\n%s\nwant\n%s", out.String(), want)
 	}
