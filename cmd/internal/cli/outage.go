@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"strings"
 	"sync"
 	"time"
 
@@ -31,7 +32,8 @@ type outages struct {
 }
 
 func newOutages(address string, now func() time.Time, show progress) *outages {
-	return &outages{address: address, now: now, show: show}
+	place, _, _ := strings.Cut(address, "?") // a line has room for where, not for how
+	return &outages{address: place, now: now, show: show}
 }
 
 // observe is told by the ledger's client.

@@ -49,7 +49,7 @@ the ledger answers again
 func TestALogTellsAtOnceOfALedgerThatHangs(t *testing.T) {
 	c := &clock{time.Unix(0, 0)}
 	var out bytes.Buffer
-	o := newOutages("kubernetes://ci", c.now, newPlain(&out, c.now))
+	o := newOutages("kubernetes://ci?context=far&kubeconfig=/home/robot/config", c.now, newPlain(&out, c.now))
 	o.observe(lock.Outage{Err: context.DeadlineExceeded, Silent: 10 * time.Second, Left: 50 * time.Second})
 	const want = "warning: the ledger kubernetes://ci does not answer (no answer in time): trying for 50 s more; results are kept\n"
 	if out.String() != want {
