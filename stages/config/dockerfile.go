@@ -28,7 +28,7 @@ func dockerfileFields() []fieldOf[imageDoc] {
 			inTree(), func(t *d, v string, _ *yaml.Node) { t.docker.Context = v }),
 		field(keyInfo{name: "target", doc: "Stage of the Dockerfile to build.", otherwise: "the last one"},
 			matching(text(), targetName, "name of a stage", "letters, digits and _ . -, beginning with a letter"), func(t *d, v string, _ *yaml.Node) { t.docker.Target = v }),
-		field(keyInfo{name: "args", doc: "Values of the Dockerfile's ARGs. BUILDPLATFORM is the image's first platform unless it is given here."},
+		field(keyInfo{name: "args", doc: "Values of the Dockerfile's ARGs. BUILDPLATFORM is the image's first platform unless it is given here; a name that no ARG declares is a warning."},
 			variables(), func(t *d, v map[string]string, _ *yaml.Node) { t.docker.Args = v }),
 		field(keyInfo{name: "addHost", doc: "Lines for the hosts file of RUN, as NAME:ADDRESS."},
 			oneOrMany(hostAddress(), "a line such as db:10.0.0.1, or a list of such"), func(t *d, v []string, _ *yaml.Node) { t.docker.AddHosts = v }),

@@ -235,6 +235,37 @@ func TestProjectInASubdirectorySeesItsOwnFiles(t *testing.T) {
 	}
 }
 
+// As git checks out on Windows: links are files with their targets, and no file
+// is executable.
+func TestModesThatADiskCannotKeepAreThoseOfTheIndex(t *testing.T) {
+	r := oddRepo(t)
+	r.git("config", "core.symlinks", "false")
+	r.git("config", "core.filemode", "false")
+	must(t, os.Remove(filepath.Join(r.dir, "link")))
+	r.write("link", "../elsewhere")
+	must(t, os.Chmod(filepath.Join(r.dir, "run.sh"), 0o644))
+	work, err := r.open().WorkTree(t.Context())
+	must(t, err)
+	if got, want := identity(t, work, everything()), identity(t, r.tree(), everything()); got != want {
+		t.Errorf("the work tree has the identity %s, its commit %s", got, want)
+	}
+	r.write("link", "another target")
+	r.write("run.sh", "#!/bin/sh\ntrue\n")
+	work, err = r.open().WorkTree(t.Context())
+	must(t, err)
+	files, err := work.Files(everything())
+	must(t, err)
+	r.commit()
+	if got, want := identity(t, work, everything()), identity(t, r.tree(), everything()); got != want {
+		t.Errorf("after a change it has the identity %s, a commit of it %s", got, want)
+	}
+	for _, f := range files {
+		if f.Path == "link" && f.Mode != ModeSymlink || f.Path == "run.sh" && f.Mode != ModeExecutable {
+			t.Errorf("%s has the mode %o", f.Path, f.Mode)
+		}
+	}
+}
+
 func TestWorkTreeTakesWhatIsOnDisk(t *testing.T) {
 	r := oddRepo(t)
 	r.write(".gitignore", "*.log\n")

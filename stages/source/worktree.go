@@ -10,6 +10,7 @@ import (
 	"io/fs"
 	"maps"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 
@@ -114,11 +115,11 @@ func (r *Repository) WorkTree(ctx context.Context) (*Tree, error) {
 
 // listDisk lists the work tree, those of its submodules included.
 func (r *Repository) listDisk(ctx context.Context) (*listing, error) {
-	g, fileMode, err := r.unfiltered(ctx)
+	g, keeps, err := r.unfiltered(ctx)
 	if err != nil {
 		return nil, err
 	}
-	w := &workTree{repo: r, fileMode: fileMode, deleted: map[string]bool{}, origin: r.origin()}
+	w := &workTree{repo: r, keeps: keeps, deleted: map[string]bool{}, origin: r.origin()}
 	group, gctx := errgroup.WithContext(ctx)
 	group.Go(func() error {
 		return g.stream(gctx, func(out io.Reader) error { return eachRecord(out, w.addIndexed) }, "ls-files", "-s", "-z")
@@ -157,39 +158,49 @@ func (r *Repository) checkedOut(ctx context.Context) lister {
 	}
 }
 
-// unfiltered returns a git that runs no content filters, and whether the file
-// system's executable bits count. A comparison of a file with the index would
+// modesOnDisk says what of git's modes the file system keeps, as git has found out
+// about it: on Windows usually neither.
+type modesOnDisk struct {
+	// executables: executable bits count. links: a symbolic link is one on disk,
+	// and not a file with its target.
+	executables, links bool
+}
+
+// unfiltered returns a git that runs no content filters, and what of modes there
+// is on disk. A comparison of a file with the index would
 // run the filters that the configuration names: they can run any program, and
 // files are taken raw here.
-func (r *Repository) unfiltered(ctx context.Context) (git, bool, error) {
-	g, fileMode := r.git, true
-	out, err := g.output(ctx, "config", "-z", "--get-regexp", `^(filter\..*\.(clean|process|required)|core\.filemode)$`)
+func (r *Repository) unfiltered(ctx context.Context) (git, modesOnDisk, error) {
+	g, keeps := r.git, modesOnDisk{executables: true, links: true}
+	out, err := g.output(ctx, "config", "-z", "--get-regexp", `^(filter\..*\.(clean|process|required)|core\.(filemode|symlinks))$`)
 	if err != nil && !exited(err) { // exit code 1: there are none
-		return g, false, err
+		return g, keeps, err
 	}
 	g.options = slices.Clone(g.options)
 	for rec := range bytes.SplitSeq(out, []byte{0}) {
 		key, value, _ := strings.Cut(string(rec), "\n")
 		switch {
 		case key == "core.filemode":
-			fileMode = value != "false"
+			keeps.executables = value != "false"
+		case key == "core.symlinks":
+			keeps.links = value != "false"
 		case strings.HasSuffix(key, ".required"):
 			g.options = append(g.options, "-c", key+"=false")
 		case strings.HasPrefix(key, "filter."):
 			g.options = append(g.options, "-c", key+"=")
 		}
 	}
-	return g, fileMode, nil
+	return g, keeps, nil
 }
 
 // workTree gathers what git says about a work tree.
 type workTree struct {
-	repo     *Repository
-	origin   *origin
-	fileMode bool
-	indexed  []indexed
-	deleted  map[string]bool
-	touched  []string // modified or untracked
+	repo    *Repository
+	origin  *origin
+	keeps   modesOnDisk
+	indexed []indexed
+	deleted map[string]bool
+	touched []string // modified or untracked
 }
 
 // indexed is a file of the index or, once hashed, of the disk.
@@ -322,9 +333,11 @@ func (w *workTree) read(root *os.Root, path string) (indexed, bool, error) {
 		f.mode = ModeSymlink
 	case !st.Mode().IsRegular():
 		return f, false, nil
-	case !w.fileMode && isTracked && tracked.mode != ModeSymlink:
+	case !w.keeps.links && isTracked && tracked.mode == ModeSymlink:
+		f.mode = ModeSymlink
+	case !w.keeps.executables && isTracked && tracked.mode != ModeSymlink:
 		f.mode = tracked.mode
-	case w.fileMode && st.Mode()&0o100 != 0:
+	case w.keeps.executables && st.Mode()&0o100 != 0:
 		f.mode = ModeExecutable
 	}
 	var size int64
@@ -374,11 +387,19 @@ func hashDisk(root *os.Root, path string, mode Mode, idLen int) (id []byte, size
 	return h.Sum(nil), size, nil
 }
 
-// openDisk opens a file, or the target of a symbolic link, below root.
+// openDisk opens a file, or the target of a symbolic link, below root. Where the
+// system has no links, the target is what stands in a file.
 func openDisk(root *os.Root, path string, mode Mode) (io.ReadCloser, int64, error) {
 	if mode == ModeSymlink {
-		target, err := root.Readlink(path)
-		return io.NopCloser(strings.NewReader(target)), int64(len(target)), err
+		st, err := root.Lstat(path)
+		if err != nil {
+			return nil, 0, err
+		}
+		if st.Mode()&fs.ModeSymlink != 0 {
+			target, err := root.Readlink(path)
+			target = filepath.ToSlash(target) // as git has it
+			return io.NopCloser(strings.NewReader(target)), int64(len(target)), err
+		}
 	}
 	f, err := root.Open(path)
 	if err != nil {
