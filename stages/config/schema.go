@@ -30,7 +30,10 @@ func Schema() ([]byte, error) {
 func imageSchema() map[string]any {
 	s := imageObject().schema
 	s["required"] = []string{"image"}
-	s["oneOf"] = []any{map[string]any{"required": []string{"from"}}, map[string]any{"required": []string{"fromImage"}}}
+	s["oneOf"] = []any{
+		map[string]any{"required": []string{"from"}}, map[string]any{"required": []string{"fromImage"}},
+		map[string]any{"required": []string{"dockerfile"}},
+	}
 	return s
 }
 

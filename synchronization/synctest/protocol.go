@@ -34,7 +34,7 @@ func protocolTests() []test {
 		{"only stages without an entry are doomed", doomsTheSilent},
 		{"a drain waits for what was being built", drains},
 		{"a sweep drops what is Δ old", sweeps},
-		{"a waiter wakes within 100 ms", wakesWaiters},
+		{"a waiter is woken by the change, and does not find it by looking", wakesWaiters},
 		{"a waiter is told who it waits for", tells},
 		{"a chain is acquired with one write for each shard", acquiresInOneWrite},
 		{"a closed ledger fences its writers", fences},
@@ -345,6 +345,7 @@ func sweeps(t *testing.T, s *suite) {
 }
 
 func wakesWaiters(t *testing.T, s *suite) {
+	s.ttl = patience // which has it look by itself so rarely that a busy machine is no excuse
 	owner, waiter := s.join(locktest.Faults{}), s.join(locktest.Faults{})
 	c := owner.claim(stage(0))
 	s.must(c.Decide(t.Context(), manifest(0)))
@@ -362,7 +363,7 @@ func wakesWaiters(t *testing.T, s *suite) {
 	pass(3 * ttl)
 	s.must(c.Published(t.Context()))
 	done := s.h.Now()
-	if took := (<-woken).Sub(done); took > 100*time.Millisecond {
+	if took := (<-woken).Sub(done); took > patience/20 {
 		t.Errorf("woken after %s", took)
 	}
 	s.must(waiter.Wait(t.Context(), many(2), nil)) // free at the beginning: returns at once

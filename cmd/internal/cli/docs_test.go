@@ -264,6 +264,9 @@ func TestSamplesFitTheSchemaOfConfigurations(t *testing.T) {
 		t.Fatalf("no samples: %v", err)
 	}
 	for _, path := range samples {
+		if name := filepath.Base(filepath.Dir(path)); name == "templates" {
+			continue // it is no YAML before it is rendered
+		}
 		docs, err := documents(path)
 		if err != nil {
 			t.Fatalf("%s: %v", path, err)
