@@ -2,7 +2,6 @@ package engine
 
 import (
 	"context"
-	"fmt"
 	"io"
 	"io/fs"
 	"path"
@@ -32,6 +31,7 @@ func (b *builder) context(j *Job) (llb.State, error) {
 // addContext lists the files of a context, unless that was done before.
 func (s *treeSource) addContext(ctx context.Context, j *Job) error {
 	s.mu.Lock()
+	delete(s.failed, contextName(j))
 	known := s.contexts[contextName(j)]
 	s.mu.Unlock()
 	if known != nil {
@@ -90,9 +90,5 @@ func (c *contextFS) Walk(_ context.Context, _ string, fn fs.WalkDirFunc) error {
 
 // Open implements [fsutil.FS].
 func (c *contextFS) Open(p string) (io.ReadCloser, error) {
-	r, err := c.tree.Open(c.ctx, path.Join("/", p))
-	if err != nil {
-		return nil, fmt.Errorf("context: %w", err)
-	}
-	return r, nil
+	return c.tree.Open(c.ctx, path.Join("/", p))
 }

@@ -13,7 +13,6 @@ import (
 	"github.com/moby/buildkit/client/llb"
 	"github.com/moby/buildkit/session"
 	sessioncontent "github.com/moby/buildkit/session/content"
-	"github.com/moby/buildkit/session/filesync"
 	"github.com/moby/buildkit/util/grpcerrors"
 	"google.golang.org/grpc/codes"
 )
@@ -77,14 +76,14 @@ func Dial(ctx context.Context, address string, o Options) (*Engine, error) {
 	e := &Engine{
 		address: address, client: c, session: s, cancel: cancel,
 		images:  newImageStore(life),
-		trees:   &treeSource{ctx: life, now: o.Now, trees: map[string]*listing{}, contexts: map[string]*contextFS{}},
+		trees:   newTreeSource(life, o.Now),
 		gone:    make(chan struct{}),
 		secrets: newSecretStore(o.Secrets, o.Proxy), agents: o.Agents,
 		proxy: llb.ProxyEnv{
 			HTTPProxy: o.Proxy.HTTP, HTTPSProxy: o.Proxy.HTTPS, FTPProxy: o.Proxy.FTP, NoProxy: o.Proxy.No, AllProxy: o.Proxy.All,
 		},
 	}
-	s.Allow(filesync.NewFSSyncProvider(e.trees))
+	s.Allow(fileSync{e.trees})
 	s.Allow(sessioncontent.NewAttachable(map[string]content.Store{"oci:" + storeID: e.images}))
 	go e.serve(life)
 	return e, nil

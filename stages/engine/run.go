@@ -28,7 +28,7 @@ import (
 // Errors: an [*ExitError] when commands fail, a [*MissingPathError] when a source
 // lacks what is to be copied, one that wraps [ErrEngineGone] when
 // the engine is lost, what [Secrets] said about a secret that could not be read, the cause of ctx when that ends, the error of layer as it is,
-// and one that wraps what the [Blobs] of an image said when a layer could not be read.
+// and one that wraps what the [Tree] or the [Blobs] of an image said when a file or a layer could not be read.
 func (e *Engine) Run(ctx context.Context, job *Job, layer func(ctx context.Context, raw io.Reader) error, p Progress) (Result, error) {
 	b, ctx, done, err := e.begin(ctx, job)
 	if err != nil {
@@ -158,6 +158,9 @@ func (e *Engine) failure(ctx context.Context, job *Job, m *monitor, store *expor
 	var exit *gwpb.ExitError
 	file, line, text := dockerfilePlace(err)
 	if !errors.As(err, &exit) {
+		if unread := e.trees.failure(job); unread != nil {
+			return unread
+		}
 		err = classify(err)
 		if file != "" {
 			err = fmt.Errorf("%s:%d: %w", file, line, err)

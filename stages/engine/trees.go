@@ -30,6 +30,12 @@ type treeSource struct {
 	trees map[string]*listing
 	// contexts are those of Dockerfiles.
 	contexts map[string]*contextFS
+	// failed tells by the name of a tree why a file of it could not be read.
+	failed map[string]error
+}
+
+func newTreeSource(ctx context.Context, now func() time.Time) *treeSource {
+	return &treeSource{ctx: ctx, now: now, trees: map[string]*listing{}, contexts: map[string]*contextFS{}, failed: map[string]error{}}
 }
 
 func treeName(j *Job) string { return "files-" + j.Key }
@@ -37,6 +43,7 @@ func treeName(j *Job) string { return "files-" + j.Key }
 // add lists the files of j, unless that was done before.
 func (s *treeSource) add(ctx context.Context, j *Job) (*listing, error) {
 	s.mu.Lock()
+	delete(s.failed, treeName(j))
 	l := s.trees[treeName(j)]
 	s.mu.Unlock()
 	if l != nil {
@@ -52,8 +59,8 @@ func (s *treeSource) add(ctx context.Context, j *Job) (*listing, error) {
 	return l, nil
 }
 
-// LookupDir implements [filesync.DirSource].
-func (s *treeSource) LookupDir(name string) (fsutil.FS, bool) {
+// find returns the tree with a name.
+func (s *treeSource) find(name string) (fsutil.FS, bool) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if c, ok := s.contexts[name]; ok {
@@ -64,6 +71,33 @@ func (s *treeSource) LookupDir(name string) (fsutil.FS, bool) {
 		return nil, false
 	}
 	return &treeFS{ctx: s.ctx, listing: l, now: s.now()}, true
+}
+
+// fail keeps the first error of a tree.
+func (s *treeSource) fail(name string, err error) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.failed[name] == nil {
+		s.failed[name] = err
+	}
+}
+
+// failure returns why a file that the job needs could not be read, nil where none
+// failed. The engine itself passes on no more than a text.
+func (s *treeSource) failure(j *Job) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var failed error
+	// The function given here never fails.
+	_ = j.visit(map[*Job]bool{}, func(j *Job) error {
+		for _, name := range []string{treeName(j), contextName(j)} {
+			if err := s.failed[name]; failed == nil && err != nil {
+				failed = fmt.Errorf("%s: %w", j.Name, err)
+			}
+		}
+		return nil
+	})
+	return failed
 }
 
 // listing is a tree in groups, parents first.
