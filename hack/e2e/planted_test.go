@@ -160,6 +160,21 @@ func TestALoginInAnAddressIsRefusedWithoutShowingIt(t *testing.T) {
 		}
 		planted{name: word}.absent(t, map[string]string{"output of " + name: res.stdout + res.stderr})
 	}
+	for name, text := range map[string]string{
+		"a download":             "FROM scratch\nADD https://" + login + "files.example.com/x /\n",
+		"a pinned download":      "FROM scratch\nADD --checksum=sha256:" + strings.Repeat("0", 64) + " https://" + login + "files.example.com/x /\n",
+		"a repository to add":    "FROM scratch\nADD https://" + login + "git.example.com/x.git#main /\n",
+		"a frontend":             "# syntax=" + login + "registry.example.com/front\nFROM scratch\n",
+		"a base of a Dockerfile": "FROM " + login + "registry.example.com/base:1\n",
+	} {
+		p.write(t, "Dockerfile", text)
+		p.change(t, "cairn.yaml", "project: p\n---\nimage: a\ndockerfile: Dockerfile\n")
+		res := newHost(t, 0).run(t, p, "build")
+		if res.code != 3 {
+			t.Errorf("%s: cairn ends with %d:\n%s", name, res.code, res.stderr)
+		}
+		planted{name: word}.absent(t, map[string]string{"output of " + name: res.stdout + res.stderr})
+	}
 	for name, line := range map[string]string{
 		"a base":             "from: " + login + "registry.example.com/base:1",
 		"another repository": "from: scratch\ngit: [{url: 'https://" + login + "git.example.com/x.git', to: /x}]",

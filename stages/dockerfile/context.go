@@ -22,6 +22,9 @@ import (
 // identityHeader begins what the identity of a context is the digest of.
 const identityHeader = "cairn context 1\n"
 
+// lfsMark cannot be taken for the length of an id.
+const lfsMark = 'L'
+
 // ignoreName is the file that says what is no part of a context.
 const ignoreName = ".dockerignore"
 
@@ -193,7 +196,8 @@ func (i *ignorer) match(p string) (parent, error) {
 
 // identity returns the digest of files: for each one the length of its path in
 // four bytes, the path, the mode's six digits, the length of the object id in one
-// byte and the id.
+// byte and the id. Where attributes give the file to Git LFS, lfsMark stands before
+// the length: the same blob is the content there and a pointer elsewhere.
 func identity(files []gitsource.File) (stages.Digest, error) {
 	h := sha256.New()
 	h.Write([]byte(identityHeader))
@@ -205,6 +209,9 @@ func identity(files []gitsource.File) (stages.Digest, error) {
 		b := binary.BigEndian.AppendUint32(nil, uint32(len(f.Path)))
 		b = append(b, f.Path...)
 		b = append(b, f.Mode.String()...)
+		if f.LFS {
+			b = append(b, lfsMark)
+		}
 		b = append(b, byte(len(id)))
 		h.Write(append(b, id...))
 	}

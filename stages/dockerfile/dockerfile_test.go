@@ -17,7 +17,8 @@ import (
 	"github.com/cairnbuild/cairn/stages/source"
 )
 
-// tree is a project in memory; a name that ends in "@" is a symbolic link.
+// tree is a project in memory; a name that ends in "@" is a symbolic link. Names on
+// lines of .lfs are files of Git LFS.
 type tree map[string]string
 
 func (t tree) Read(_ context.Context, name string) ([]byte, error) {
@@ -40,6 +41,7 @@ func (t tree) Files(sel stages.Selection) ([]source.File, error) {
 		}
 		id := sha256.Sum256([]byte(t[name]))
 		f := source.File{Path: rel, Mode: source.ModeRegular, Object: hex.EncodeToString(id[:20])}
+		f.LFS = slices.Contains(strings.Split(t[".lfs"], "\n"), name)
 		if link, ok := strings.CutSuffix(rel, "@"); ok {
 			f.Path, f.Mode = link, source.ModeSymlink
 		}
@@ -155,6 +157,7 @@ func TestWhatTheResultFollowsFromIsPartOfIt(t *testing.T) {
 		"a file that a pattern takes":     func(f tree, _ *dockerfile.Options) { f["src/a.c"] = "changed" },
 		"a new file that a pattern takes": func(f tree, _ *dockerfile.Options) { f["src/z.c"] = "new" },
 		"a file that is taken by name":    func(f tree, _ *dockerfile.Options) { f["conf/app.conf"] = "changed" },
+		"whether a file is of Git LFS":    func(f tree, _ *dockerfile.Options) { f[".lfs"] = "src/a.c" },
 		"what is ignored":                 func(f tree, _ *dockerfile.Options) { f[".dockerignore"] = "src/a.c\n" },
 		"a given argument":                func(_ tree, o *dockerfile.Options) { o.Args = map[string]string{"GIVEN": "2"} },
 		"an argument that a command sees": func(f tree, _ *dockerfile.Options) { f["Dockerfile"] = strings.ReplaceAll(shop, "LATE=1", "LATE=2") },
@@ -226,6 +229,19 @@ func TestEachMistakeHasItsLine(t *testing.T) {
 		{"an instruction before FROM", "RUN x\nFROM a\n", "Dockerfile:1: RUN stands before the first FROM"},
 		{"a base that is empty", "ARG B\nFROM $B\n", "Dockerfile:2: FROM: $B is empty"},
 		{"a base with a login", "FROM user:sekret@example.com/a\n", "Dockerfile:1: the reference holds a login"},
+		{"a base with a login and a path", "FROM https://user:sekret@example.com/a\n", "Dockerfile:1: the reference holds a login"},
+		{"a frontend with a login", "# syntax=user:sekret@example.com/front\nFROM a\n", "Dockerfile:1: the name of the frontend holds a login"},
+		{"a download with a login", "FROM a\nADD https://user:sekret@example.com/x /\n", "Dockerfile:2: ADD: the address holds a login"},
+		{"a download with a login and a checksum", "FROM a\nADD --checksum=sha256:" + strings.Repeat("0", 64) + " https://user:sekret@example.com/x /\n", "Dockerfile:2: ADD: the address holds a login"},
+		{"a download with a name alone", "FROM a\nADD https://sekret@example.com/x /\n", "Dockerfile:2: ADD: the address holds a login"},
+		{"a repository with a login", "FROM a\nADD https://user:sekret@example.com/x.git#main /\n", "Dockerfile:2: ADD: the address holds a login"},
+		{"a pinned repository with a login", "FROM a\nADD https://user:sekret@example.com/x.git#" + strings.Repeat("0", 40) + " /\n", "Dockerfile:2: ADD: the address holds a login"},
+		{"a repository over SSH with a login", "FROM a\nADD ssh://git:sekret@example.com/x.git#main /\n", "Dockerfile:2: ADD: the address holds a login"},
+		{"a copy of an address with a login", "FROM a\nCOPY https://user:sekret@example.com/x /\n", "Dockerfile:2: COPY: the address holds a login"},
+		{"an address that is none", "FROM a\nADD https://user:sekret%@example.com/x /\n", "Dockerfile:2: ADD: the address cannot be read"},
+		{"a download with a query", "FROM a\nADD https://example.com/x?token=sekret /\n", "Dockerfile:2: ADD https://example.com/x?…: what is at"},
+		{"a repository with a query", "FROM a\nADD https://example.com/x.git?token=sekret /\n", "Dockerfile:2: ADD"},
+		{"a repository over SSH", "FROM a\nADD git@example.com:x/y.git#main /\n", "Dockerfile:2: ADD git@example.com:x/y.git#main: what a branch"},
 		{"a stage that needs itself", "FROM a AS x\nCOPY --from=x /a /b\n", "Dockerfile:1: the stage needs itself"},
 		{"rights that no engine gives", "FROM a\nRUN --security=insecure x\n", "Dockerfile:2: RUN --security=insecure is not supported"},
 		{"a secret that is not named", "FROM a\nRUN --mount=type=secret,id=other x\n", "Dockerfile:2: RUN uses the secret \"other\""},
@@ -238,7 +254,7 @@ func TestEachMistakeHasItsLine(t *testing.T) {
 			if !errors.As(err, &e) || !strings.HasPrefix(e.Error(), tt.want) {
 				t.Errorf("the error is %v, want %s…", err, tt.want)
 			}
-			if err != nil && strings.Contains(err.Error(), "sekret") {
+			if err != nil && strings.Contains(err.Error()+e.Hint, "sekret") {
 				t.Errorf("the error repeats the login: %v", err)
 			}
 		})

@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"maps"
+	"net/url"
 	"path"
 	"regexp"
 	"slices"
@@ -68,6 +69,11 @@ func (g *graph) step(st *step, e *env, n *needs) error {
 			e.set(kv.Key, kv.Value, doubt)
 		}
 	case *instructions.CopyCommand:
+		for _, w := range c.SourcePaths {
+			if err := g.checkAddress(st.line, "COPY", w); err != nil {
+				return err
+			}
+		}
 		if c.From == "" {
 			n.paths(st.line, c.SourcePaths, c.Parents, doubt)
 		}
@@ -134,15 +140,18 @@ var fullCommit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 func (g *graph) added(line int, c *instructions.AddCommand, doubt bool, n *needs) error {
 	var local []string
 	for _, w := range c.SourcePaths {
+		if err := g.checkAddress(line, "ADD", w); err != nil {
+			return err
+		}
 		ref, isGit, err := dfgitutil.ParseGitRef(w)
 		switch {
 		case isGit && err == nil && !ref.IndistinguishableFromLocal:
 			if !fullCommit.MatchString(c.Checksum) && !fullCommit.MatchString(ref.Checksum) && !fullCommit.MatchString(ref.Ref) || doubt {
-				return g.errorf(line, "name a full commit: ADD "+shorten(ref.Remote)+"#COMMIT, or --checksum=COMMIT", "ADD %s: what a branch or tag of another repository holds may change, so the result has no identity", shorten(w))
+				return g.errorf(line, "name a full commit: ADD "+shown(ref.Remote)+"#COMMIT, or --checksum=COMMIT", "ADD %s: what a branch or tag of another repository holds may change, so the result has no identity", shown(w))
 			}
 		case strings.HasPrefix(w, "http://"), strings.HasPrefix(w, "https://"):
 			if c.Checksum == "" || doubt {
-				return g.errorf(line, "write ADD --checksum=sha256:… "+shorten(w), "ADD %s: what is at an address may change, so the result has no identity without a checksum", shorten(w))
+				return g.errorf(line, "write ADD --checksum=sha256:… "+shown(w), "ADD %s: what is at an address may change, so the result has no identity without a checksum", shown(w))
 			}
 		default:
 			local = append(local, w)
@@ -150,6 +159,37 @@ func (g *graph) added(line int, c *instructions.AddCommand, doubt bool, n *needs
 	}
 	n.paths(line, local, false, doubt)
 	return nil
+}
+
+// checkAddress refuses an address with a login in it, without repeating it: errors
+// end up in logs that many can read, and recipes in the storage. Over SSH there is
+// always a name, which is none.
+func (g *graph) checkAddress(line int, keyword, word string) error {
+	scheme, rest, ok := strings.Cut(word, "://")
+	if !ok {
+		return nil
+	}
+	u, err := url.Parse(word)
+	switch authority, _, _ := strings.Cut(rest, "/"); {
+	case err != nil && strings.Contains(authority, "@"):
+		return g.errorf(line, "write % signs as %25, and no login", "%s: the address cannot be read", keyword)
+	case err != nil || u.User == nil:
+		return nil
+	case scheme == "ssh":
+		if _, has := u.User.Password(); !has {
+			return nil
+		}
+	}
+	return g.errorf(line, "leave what stands before the @ out; fetch what needs a login in a RUN with a secret (--mount=type=secret)", "%s: the address holds a login", keyword)
+}
+
+// shown is an address as messages have it: what a query holds may be a secret.
+func shown(address string) string {
+	before, _, cut := strings.Cut(address, "?")
+	if cut {
+		return shorten(before) + "?…"
+	}
+	return shorten(before)
 }
 
 // run looks at the mounts of RUN.

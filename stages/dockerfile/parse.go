@@ -71,7 +71,11 @@ func parse(name string, data []byte) (*file, error) {
 		if len(at) > 0 {
 			line = at[0].Start.Line
 		}
-		return nil, f.errorf(line, "remove the line, or write # syntax=docker/dockerfile:1", "the frontend %q is not supported: only the one that is built in reads Dockerfiles", shorten(ref))
+		const hint = "remove the line, or write # syntax=docker/dockerfile:1"
+		if _, after, found := strings.Cut(ref, "@"); found && !strings.HasPrefix(after, "sha256:") {
+			return nil, f.errorf(line, hint, "the name of the frontend holds a login, or something else than a digest (sha256:…) after an @")
+		}
+		return nil, f.errorf(line, hint, "the frontend %q is not supported: only the one that is built in reads Dockerfiles", shorten(ref))
 	}
 	parsed, err := parser.Parse(bytes.NewReader(data))
 	if err != nil {
