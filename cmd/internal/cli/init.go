@@ -51,7 +51,7 @@ func (a *app) writeFirst(ctx context.Context, o initOptions) error {
 	} else if err != nil && !errors.Is(err, fs.ErrNotExist) {
 		return err
 	}
-	made, err := scaffold.Make(ctx, os.DirFS(a.settings.Dir), filepath.Base(a.settings.Dir))
+	made, err := look(ctx, a.settings.Dir)
 	if err != nil {
 		return err
 	}
@@ -73,6 +73,17 @@ func (a *app) writeFirst(ctx context.Context, o initOptions) error {
 	}
 	a.showInit(rep)
 	return nil
+}
+
+// look makes a configuration of what is in a directory. The repository may be
+// anybody's: its symbolic links lead to nothing outside of the directory.
+func look(ctx context.Context, dir string) (scaffold.Result, error) {
+	root, err := os.OpenRoot(dir)
+	if err != nil {
+		return scaffold.Result{}, err
+	}
+	defer root.Close()
+	return scaffold.Make(ctx, root.FS(), filepath.Base(dir))
 }
 
 func (a *app) showInit(rep initReport) {

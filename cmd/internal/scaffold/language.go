@@ -71,7 +71,7 @@ shell:
 docker:
   WORKDIR: /app
   CMD: %s
-`, l.name, project, project, l.base, l.locks, l.install, l.setup, l.cmd)
+`, l.name, quoted(project), quoted(project), l.base, l.locks, l.install, l.setup, l.cmd)
 }
 
 // bare is for a repository of which nothing is known.
@@ -87,5 +87,5 @@ git:
 docker:
   WORKDIR: /app
   CMD: %s
-`, project, project, l.base, l.cmd)
+`, quoted(project), quoted(project), l.base, l.cmd)
 }

@@ -12,7 +12,10 @@ import (
 	"path"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 
 	"github.com/cairnbuild/cairn/stages/config"
 )
@@ -160,9 +163,9 @@ func imageOf(file, project string) string {
 
 func dockerfileText(project string, found []Found) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "# Each image is made by a Dockerfile. docs/reference/configuration.md has all keys.\nproject: %s\n", project)
+	fmt.Fprintf(&b, "# Each image is made by a Dockerfile. docs/reference/configuration.md has all keys.\nproject: %s\n", quoted(project))
 	for _, f := range found {
-		fmt.Fprintf(&b, "---\nimage: %s\ndockerfile: %s\n", f.Image, quoted(f.Path))
+		fmt.Fprintf(&b, "---\nimage: %s\ndockerfile: %s\n", quoted(f.Image), quoted(f.Path))
 		// Most builds of a repository take its top directory for the context.
 		if path.Dir(f.Path) != "." {
 			b.WriteString("# The Dockerfile's own directory is the context; for the top of the repository write:\n# context: /\n")
@@ -171,13 +174,21 @@ func dockerfileText(project string, found []Found) string {
 	return b.String()
 }
 
-// quoted writes a text that YAML would not take for one.
+// quoted writes a text as YAML that is read as the same text. Most names need no
+// quotes; numbers, null and the like do.
 func quoted(s string) string {
-	if regexp.MustCompile(`^[A-Za-z0-9_./-]+$`).MatchString(s) {
+	var plain any
+	if err := yaml.Unmarshal([]byte(s), &plain); err == nil && plain == s && plainName.MatchString(s) {
 		return s
 	}
-	return fmt.Sprintf("%q", s)
+	return untemplated(strconv.Quote(s))
 }
+
+var plainName = regexp.MustCompile(`^[A-Za-z0-9_./-]+$`)
+
+// untemplated has no template begin in a text: the language has templates, and no
+// text is one by itself.
+func untemplated(s string) string { return strings.ReplaceAll(s, "{{", `{{ "{{" }}`) }
 
 // Check loads a text as a build would.
 func Check(ctx context.Context, text string) (*config.Project, error) {

@@ -30,6 +30,13 @@ git:
   to: /app
   owner: app
   stageDependencies: {install: Makefile}
+- {url: "https://git.example.com/a.git", to: /a}
+- {url: "https://git.example.com/b.git", branch: next, add: /b, to: /b}
+- {url: "https://git.example.com/c.git", tag: v1, to: /c}
+- {url: "https://git.example.com/d.git", commit: 0123456789012345678901234567890123456789, to: /d}
+mount:
+- {from: tmp_dir, to: /var/cache/x}
+- {from: build_dir, to: /var/lib/y}
 docker:
   ENV: {A: "1"}
   EXPOSE: [80]
@@ -67,6 +74,10 @@ func TestEveryFirstConfigurationLoads(t *testing.T) {
 		{"Ruby", project("Gemfile", ""), "my-shop", "bundle install"},
 		{"Maven", project("pom.xml", ""), "my-shop", "mvn"},
 		{"Gradle", project("build.gradle.kts", ""), "my-shop", "gradle"},
+		{"a directory with a number's name", project("123/Dockerfile", ""), "123", `image: "123"`},
+		{"a directory named null", project("null/Dockerfile", ""), "null", `image: "null"`},
+		{"a directory named as a truth", project("deep/true/Dockerfile", ""), "true", `image: "true"`},
+		{"a directory that looks like a template", project("{{ env }}/Dockerfile", "", "a\"b\\/Dockerfile", ""), "a-b env", `{{ "{{" }} env }}/Dockerfile`},
 		{"werf", project("werf.yaml", werf, "Dockerfile", ""), "base made app", "interpreter: bash"},
 	}
 	for _, tt := range tests {
@@ -104,11 +115,30 @@ func TestWhatOfAWerfFileDoesNotConvertIsToldWithItsLine(t *testing.T) {
 	if len(r.Unconverted) != 1 || r.Unconverted[0].Line != 6 || !strings.Contains(r.Unconverted[0].Message, "ansible") || r.Text != "" {
 		t.Errorf("got %+v", r)
 	}
-	r, err = scaffold.Make(t.Context(), project("werf.yaml", "project: p\nconfigVersion: 1\n---\nimage: a\nfrom: debian:12\nshell: {install: x}\nmount:\n- {from: tmp_dir, to: /var/cache/x}\n"), "p")
+	r, err = scaffold.Make(t.Context(), project("werf.yaml", "project: p\nconfigVersion: 1\n---\nimage: a\nfrom: debian:12\nshell: {install: x}\nmount:\n- {from: tmp_dir, to: /x}\n- {fromPath: /y, to: /y}\n"), "p")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if len(r.Unconverted) != 1 || r.Unconverted[0].Line != 4 || r.Text != "" {
+	if len(r.Unconverted) != 1 || r.Unconverted[0].Line != 9 || !strings.Contains(r.Unconverted[0].Message, "fromPath") || r.Text != "" {
 		t.Errorf("got %+v", r)
+	}
+}
+
+func TestANameThatYAMLTakesForSomethingElseIsQuoted(t *testing.T) {
+	for _, name := range []string{"123", "null", "true", "1e3", "0x1f", "no", "2001-01-01"} {
+		for what, files := range map[string]fstest.MapFS{
+			"nothing": project(), "a language": project("go.mod", ""), "a Dockerfile": project("Dockerfile", ""),
+		} {
+			r, err := scaffold.Make(t.Context(), files, name)
+			if err != nil {
+				t.Fatal(err)
+			}
+			p, err := scaffold.Check(t.Context(), r.Text)
+			if err != nil {
+				t.Errorf("%s with %s: %v in\n%s", name, what, err, r.Text)
+			} else if p.Name != name || p.Images[0].Name != name {
+				t.Errorf("%s with %s gives the project %s and the image %s", name, what, p.Name, p.Images[0].Name)
+			}
+		}
 	}
 }

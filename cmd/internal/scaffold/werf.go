@@ -44,7 +44,7 @@ func fromWerf(ctx context.Context, dir fs.FS, file string, data []byte) (Result,
 	for i := range p.Images {
 		if !same(p.Images[i], again.Images[i]) {
 			out.Unconverted = append(out.Unconverted, Unconverted{
-				File: file, Line: p.Images[i].Line, Message: fmt.Sprintf("the image %q uses what is not converted, such as mounts or files of other repositories", p.Images[i].Name),
+				File: file, Line: p.Images[i].Line, Message: fmt.Sprintf("the image %q would not be the same", p.Images[i].Name),
 				Hint: "write it in cairn.yaml by hand",
 			})
 		}
@@ -104,11 +104,16 @@ type (
 		Secrets          []string          `yaml:"secrets,omitempty"`
 		SSH              []string          `yaml:"ssh,omitempty"`
 		Git              []gitDoc          `yaml:"git,omitempty"`
+		Mount            []mountDoc        `yaml:"mount,omitempty"`
 		Shell            map[string]any    `yaml:"shell,omitempty"`
 		Import           []importDoc       `yaml:"import,omitempty"`
 		Docker           map[string]any    `yaml:"docker,omitempty"`
 	}
 	gitDoc struct {
+		URL               string                   `yaml:"url,omitempty"`
+		Branch            string                   `yaml:"branch,omitempty"`
+		Tag               string                   `yaml:"tag,omitempty"`
+		Commit            string                   `yaml:"commit,omitempty"`
 		Add               string                   `yaml:"add"`
 		To                string                   `yaml:"to"`
 		Owner             string                   `yaml:"owner,omitempty"`
@@ -116,6 +121,12 @@ type (
 		IncludePaths      []string                 `yaml:"includePaths,omitempty"`
 		ExcludePaths      []string                 `yaml:"excludePaths,omitempty"`
 		StageDependencies map[stages.Kind][]string `yaml:"stageDependencies,omitempty"`
+	}
+	mountDoc struct {
+		Type    stages.MountType `yaml:"type"`
+		To      string           `yaml:"to"`
+		ID      string           `yaml:"id,omitempty"`
+		Sharing stages.Sharing   `yaml:"sharing,omitempty"`
 	}
 	importDoc struct {
 		Image        string   `yaml:"image"`
@@ -145,8 +156,7 @@ func write(p *config.Project) (string, error) {
 		}
 	}
 	err := e.Close()
-	// The language has templates, and no text is one by itself.
-	return strings.ReplaceAll(b.String(), "{{", `{{ "{{" }}`), err
+	return untemplated(b.String()), err
 }
 
 func document(i *config.Image) imageDoc {
@@ -159,13 +169,14 @@ func document(i *config.Image) imageDoc {
 		d.AddHost, d.Network, d.Secrets, d.SSH = f.AddHosts, f.Network, f.Secrets, f.SSH
 	}
 	for _, m := range i.Git {
-		d.Git = append(d.Git, gitDoc{m.Add, m.To, m.Owner, m.Group, m.IncludePaths, m.ExcludePaths, m.StageDependencies})
+		d.Git = append(d.Git, mapping(m))
 	}
 	for kind, s := range i.Shell {
 		if d.Shell == nil {
 			d.Shell = map[string]any{"interpreter": i.Interpreter}
 		}
 		d.Shell[string(kind)] = s.Commands
+		d.Mount = mounts(s.Mounts)
 		if s.CacheVersion != "" {
 			d.Shell[string(kind)+"CacheVersion"] = s.CacheVersion
 		}
@@ -185,6 +196,37 @@ func document(i *config.Image) imageDoc {
 		d.Import = append(d.Import, out)
 	}
 	return d
+}
+
+func mapping(m stages.Mapping) gitDoc {
+	d := gitDoc{
+		URL: m.Remote.URL, Add: m.Add, To: m.To, Owner: m.Owner, Group: m.Group,
+		IncludePaths: m.IncludePaths, ExcludePaths: m.ExcludePaths, StageDependencies: m.StageDependencies,
+	}
+	branch, isBranch := strings.CutPrefix(m.Remote.Ref, "refs/heads/")
+	tag, isTag := strings.CutPrefix(m.Remote.Ref, "refs/tags/")
+	switch {
+	case isBranch:
+		d.Branch = branch
+	case isTag:
+		d.Tag = tag
+	case m.Remote.Ref != stages.RemoteHead:
+		d.Commit = m.Remote.Ref
+	}
+	return d
+}
+
+// mounts writes those of a section: in a werf.yaml all sections have the same.
+func mounts(list []stages.Mount) []mountDoc {
+	var out []mountDoc
+	for _, m := range list {
+		d := mountDoc{m.Type, m.To, m.ID, m.Sharing}
+		if d.ID == d.To { // which not every path may be, when it is written
+			d.ID = ""
+		}
+		out = append(out, d)
+	}
+	return out
 }
 
 func dockerDoc(c *stages.Config) map[string]any {
