@@ -194,3 +194,33 @@ func after(s, sep string) string {
 	_, out, _ := strings.Cut(s, sep)
 	return out
 }
+
+// A file whose content is not here must not come into an image as an empty one.
+func TestADockerfileWhoseFilesAreNotHereIsNotBuilt(t *testing.T) {
+	t.Parallel()
+	p := newProject(t, `
+-- cairn.yaml --
+project: absent
+---
+image: app
+dockerfile: Dockerfile
+-- Dockerfile --
+FROM scratch
+COPY logo.bin /
+-- .gitattributes --
+*.bin filter=lfs
+`, shared.registry)
+	p.write(t, "logo.bin", lfsObject(t, t.TempDir(), media))
+	p.commit(t)
+	h, storage := newHost(t, 0), storageOf(t, shared.registry, "")
+	res := h.run(t, p, "build", "--stages-storage", storage)
+	message, hint := res.errorLines()
+	if res.code != 4 || !strings.Contains(message, "logo.bin") || !strings.Contains(message, "not in the local Git LFS store") || !strings.Contains(hint, "git lfs pull") {
+		t.Fatalf("code %d, %s\n%s", res.code, message, hint)
+	}
+	lfsObject(t, filepath.Join(p.dir, ".git"), media)
+	a := h.build(t, p, storage)
+	if got := file(t, pull(t, a.ref(t, "app")), "/logo.bin"); got != media {
+		t.Errorf("the file holds %d bytes, want %d", len(got), len(media))
+	}
+}
