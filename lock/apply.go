@@ -16,7 +16,10 @@ type group struct {
 	// once: the changes carry nonces, so they are not sent again after an
 	// ambiguous answer; see [Client.Acquire].
 	once bool
-	done chan result
+	// unsure: the answer to an attempt was lost, so what the shard shows may be
+	// the group's own work.
+	unsure bool
+	done   chan result
 }
 
 type result struct {
@@ -35,7 +38,9 @@ type queue struct {
 // meanwhile shares the next one.
 //
 // A [*SwapError] that wraps [ErrConflict] says that a change did not find its
-// Old, or that it was made, unnoticed, and its New has been replaced since. After a lost answer Apply reads back and, where the changes are not seen,
+// Old, or that it was made, unnoticed, and its New has been replaced since. So does
+// a removal of what somebody else has removed. After a lost answer Apply reads back
+// and, where the changes are not seen,
 // sends them again, which is right for changes from a value that never recurs,
 // one with a nonce, and for a removal. From a value that does recur use
 // [Client.Acquire].
@@ -272,8 +277,9 @@ func (c *Client) swap(shard string, changes []Change) (snap Snapshot, err error)
 func settle(shard string, batch []*group, snap Snapshot, ambiguous bool) []*group {
 	var open []*group
 	for _, g := range batch {
+		g.unsure = g.unsure || ambiguous
 		switch {
-		case snap.Shows(g.changes):
+		case g.shownBy(snap):
 			g.done <- result{snap: snap}
 		case !snap.Holds(g.changes):
 			g.done <- result{err: &SwapError{Shard: shard, Snapshot: snap, Err: ErrConflict}}
@@ -284,6 +290,29 @@ func settle(shard string, batch []*group, snap Snapshot, ambiguous bool) []*grou
 		}
 	}
 	return open
+}
+
+// shownBy reports whether snap shows the group's changes. A value that was written
+// is shown by itself, whoever wrote it. That a key is absent shows a removal only
+// where an attempt at it may have been applied: after a plain refusal it was another
+// who removed the key, and perhaps a value in between that the caller never saw.
+func (g *group) shownBy(snap Snapshot) bool {
+	return snap.Shows(g.changes) && (g.unsure || !g.onlyRemoves())
+}
+
+// onlyRemoves reports whether the group writes, and writes nothing but absence.
+func (g *group) onlyRemoves() bool {
+	writes := false
+	for _, c := range g.changes {
+		if c.tests() {
+			continue
+		}
+		if c.New != nil {
+			return false
+		}
+		writes = true
+	}
+	return writes
 }
 
 func finish(batch []*group, r result) {

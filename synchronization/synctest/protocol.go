@@ -25,6 +25,7 @@ func protocolTests() []test {
 		{"a claim goes through its states", goesThroughStates},
 		{"what is acquired again is the same claim", keepsClaims},
 		{"what was released is free", releases},
+		{"a release of what another took away is refused", refusesLateReleases},
 		{"closing a session frees what it was building", closes},
 		{"a new generation avoids the deleted manifest", avoids},
 		{"a lost manifest ends its generation", abandons},
@@ -176,6 +177,18 @@ func releases(t *testing.T, s *suite) {
 	s.wantErr(c.Decide(t.Context(), manifest(0)), synchronization.ErrState)
 	s.wantErr(c.Release(t.Context()), synchronization.ErrState)
 	s.wantEntry(stage(0), synchronization.Building, "", "")
+}
+
+// Who adopts what the tag showed depends on it: see Release.
+func refusesLateReleases(t *testing.T, s *suite) {
+	a, b := s.join(locktest.Faults{}), s.join(locktest.Faults{})
+	c := a.claim(stage(0))
+	was, err := b.ledger.Break(t.Context(), stage(0))
+	s.must(err)
+	if !was {
+		t.Error("nothing was broken")
+	}
+	s.wantErr(c.Release(t.Context()), synchronization.ErrTaken)
 }
 
 func closes(t *testing.T, s *suite) {
