@@ -269,7 +269,7 @@ func (c *Claim) write(ctx context.Context, to Entry) error {
 // renewSeal finds out why a write was refused. It returns nil when only the
 // sentinel's text changed, within the epoch, after a part of the ledger was lost.
 func (c *Claim) renewSeal(snap lock.Snapshot) error {
-	seal, err := decodeSentinel(c.shard, snap)
+	seal, err := c.s.ledger.decodeSentinel(c.shard, snap)
 	if errors.Is(err, errMissing) {
 		c.s.drop(c)
 		return fmt.Errorf("%w: its shard was lost", ErrTaken)

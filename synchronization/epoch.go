@@ -47,7 +47,7 @@ func (l *Ledger) turnRecord(ctx context.Context, open bool) (sentinel, error) {
 		if err != nil {
 			return sentinel{}, err
 		}
-		seal, err := decodeSentinel(l.record, rec)
+		seal, err := l.decodeSentinel(l.record, rec)
 		if err != nil || seal.Open == open {
 			return seal, err
 		}

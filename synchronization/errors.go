@@ -3,6 +3,7 @@ package synchronization
 import (
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/stages"
@@ -24,6 +25,8 @@ var (
 	ErrAvoided = errors.New("a new generation must not have the manifest of the deleted one")
 	// ErrState: the claim's entry is in a state that does not allow this step.
 	ErrState = errors.New("the entry's state does not allow this")
+	// ErrNone: the project has no ledger, or one that nobody has finished making.
+	ErrNone = errors.New("there is no ledger")
 	// ErrFull: so many stages are in flight, or were lately, that the ledger has no
 	// place for another. [Ledger.Sweep] may make some.
 	ErrFull = lock.ErrFull
@@ -78,6 +81,27 @@ func (e *BadEntryError) Error() string { return fmt.Sprintf("%s: %v", e.Object, 
 
 // Unwrap returns what is wrong with the entry.
 func (e *BadEntryError) Unwrap() error { return e.Err }
+
+// BadKeyError says that a key by which the ledger holds together has nonsense as its
+// value. It wraps [ErrBadEntry]. No operation mends that: what the key said is gone.
+type BadKeyError struct {
+	// Object is the store's object, Key its key.
+	Object, Key string
+	// Loses: when the key is removed and made anew, the object counts as lost, with
+	// what that means for Delta.
+	Loses bool
+	// Delta is the ledger's Δ.
+	Delta time.Duration
+	Err   error
+}
+
+// Error implements error.
+func (e *BadKeyError) Error() string {
+	return fmt.Sprintf("%v: key %q of %s: %v", ErrBadEntry, e.Key, e.Object, e.Err)
+}
+
+// Unwrap returns the class and the cause.
+func (e *BadKeyError) Unwrap() []error { return []error{ErrBadEntry, e.Err} }
 
 // BoundElsewhereError says that the ledger belongs to another stages storage.
 type BoundElsewhereError struct {

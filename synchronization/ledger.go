@@ -92,13 +92,24 @@ var plainProject = regexp.MustCompile(`^[a-z0-9]([a-z0-9-]{0,98}[a-z0-9])?$`)
 // none. It costs one request where there is one. It fails with [*FormatError] for
 // a ledger of another format.
 func Open(ctx context.Context, b Backend, project string, o Options) (*Ledger, error) {
+	return open(ctx, b, project, o, (*Ledger).establish)
+}
+
+// Find is Open that makes no ledger where there is none: it fails with [ErrNone].
+func Find(ctx context.Context, b Backend, project string, o Options) (*Ledger, error) {
+	return open(ctx, b, project, o, func(*Ledger, context.Context) error { return ErrNone })
+}
+
+// open takes the ledger from its record. What to do where that is not there, or was
+// left incomplete, incomplete says.
+func open(ctx context.Context, b Backend, project string, o Options, incomplete func(*Ledger, context.Context) error) (*Ledger, error) {
 	if !plainProject.MatchString(project) {
 		return nil, fmt.Errorf("open the ledger: %q cannot be the name of a project", project)
 	}
 	l := newLedger(ctx, b, project, o)
 	complete, err := l.adopt(ctx)
 	if err == nil && !complete {
-		err = l.establish(ctx)
+		err = incomplete(l, ctx)
 	}
 	if err != nil {
 		l.Close()
@@ -126,7 +137,7 @@ func newLedger(ctx context.Context, b Backend, project string, o Options) *Ledge
 		l.log = zap.NewNop()
 	}
 	l.crowd = l.client.Observe(l.record)
-	l.watches = &watches{cells: b, jitter: l.client.Jitter, open: map[string]*watch{}}
+	l.watches = &watches{cells: b, jitter: l.client.Jitter, log: l.log, open: map[string]*watch{}}
 	return l
 }
 
@@ -271,7 +282,7 @@ func (l *Ledger) inspectAll(shards []string, found map[string]lock.Snapshot) (ma
 // inspect checks that a snapshot is that of the shard as it is known. It returns
 // errMissing for one that was lost.
 func (l *Ledger) inspect(shard string, snap lock.Snapshot) (view, error) {
-	seal, err := decodeSentinel(shard, snap)
+	seal, err := l.decodeSentinel(shard, snap)
 	if err != nil {
 		return view{}, err
 	}
@@ -369,24 +380,25 @@ func (v view) entries() (map[stages.Digest]Entry, error) {
 
 // Break removes the entry of a stage whatever it holds, nonsense included, and in
 // a closed ledger too. It is for a person who knows that nobody works on the
-// stage: it ends the protection of a generation early.
-func (l *Ledger) Break(ctx context.Context, d stages.Digest) error {
+// stage: it ends the protection of a generation early. It returns false where the
+// stage has no entry.
+func (l *Ledger) Break(ctx context.Context, d stages.Digest) (bool, error) {
 	for {
 		views, err := l.views(ctx, []string{shardOf(l.project, d)})
 		if err != nil {
-			return entryError("break", d, err)
+			return false, entryError("break", d, err)
 		}
 		v := views[shardOf(l.project, d)]
 		text, ok := v.snap.Data[entryKey(d)]
 		if !ok {
-			return nil
+			return false, nil
 		}
 		_, err = l.client.Apply(ctx, v.shard, v.test(), lock.Remove(entryKey(d), text))
 		if err == nil {
-			return nil
+			return true, nil
 		}
 		if !errors.Is(err, lock.ErrConflict) {
-			return entryError("break", d, err)
+			return false, entryError("break", d, err)
 		}
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"time"
 
@@ -67,7 +68,7 @@ func (s sentinel) of(ledger string) sentinel {
 	return s
 }
 
-func decodeSentinel(shard string, snap lock.Snapshot) (sentinel, error) {
+func (l *Ledger) decodeSentinel(shard string, snap lock.Snapshot) (sentinel, error) {
 	var s sentinel
 	text, ok := snap.Data[keySentinel]
 	if !ok {
@@ -81,7 +82,7 @@ func decodeSentinel(shard string, snap lock.Snapshot) (sentinel, error) {
 		}
 	}
 	if err != nil {
-		return sentinel{}, fmt.Errorf("%w: key %q of %s: %w", ErrBadEntry, keySentinel, shard, err)
+		return sentinel{}, &BadKeyError{Object: shard, Key: keySentinel, Loses: true, Delta: l.delta, Err: err}
 	}
 	return s, nil
 }
@@ -136,9 +137,9 @@ func (l *Ledger) adopt(ctx context.Context) (bool, error) {
 // know notes what the record says: the ledger's UID, its shards', and a loss
 // that is not Δ old.
 func (l *Ledger) know(ctx context.Context, rec lock.Snapshot) error {
-	var uids []string
-	if err := json.Unmarshal([]byte(rec.Data[keyShards]), &uids); err != nil || len(uids) != Shards {
-		return fmt.Errorf("%w: key %q of %s names no %d shards", ErrBadEntry, keyShards, l.record, Shards)
+	uids, err := l.shardsOf(rec)
+	if err != nil {
+		return err
 	}
 	l.mu.Lock()
 	l.uid = rec.UID
@@ -146,19 +147,46 @@ func (l *Ledger) know(ctx context.Context, rec lock.Snapshot) error {
 		l.uids[shardName(l.project, n)] = uid
 	}
 	l.mu.Unlock()
-	text, ok := rec.Data[keyLost]
-	if !ok {
-		return nil
-	}
-	var lost Loss
-	if err := json.Unmarshal([]byte(text), &lost); err != nil {
-		return fmt.Errorf("%w: key %q of %s: %w", ErrBadEntry, keyLost, l.record, err)
+	lost, err := l.lossOf(rec)
+	if err != nil || len(lost.Objects) == 0 {
+		return err
 	}
 	now, err := l.client.Now(ctx)
 	if err == nil && now.Sub(lost.At) < l.delta {
 		l.report(lost)
 	}
 	return err
+}
+
+// shardsOf returns the UIDs of the shards that the record names, none where it does
+// not say.
+func (l *Ledger) shardsOf(rec lock.Snapshot) ([]string, error) {
+	text, ok := rec.Data[keyShards]
+	if !ok {
+		return nil, nil
+	}
+	var uids []string
+	err := json.Unmarshal([]byte(text), &uids)
+	if err == nil && len(uids) != Shards {
+		err = fmt.Errorf("it names %d shards and not %d", len(uids), Shards)
+	}
+	if err != nil {
+		return nil, &BadKeyError{Object: l.record, Key: keyShards, Delta: l.delta, Err: err}
+	}
+	return uids, nil
+}
+
+// lossOf returns the last loss that the record tells of, zero for none.
+func (l *Ledger) lossOf(rec lock.Snapshot) (Loss, error) {
+	var lost Loss
+	text, ok := rec.Data[keyLost]
+	if !ok {
+		return lost, nil
+	}
+	if err := json.Unmarshal([]byte(text), &lost); err != nil {
+		return lost, &BadKeyError{Object: l.record, Key: keyLost, Delta: l.delta, Err: err}
+	}
+	return lost, nil
 }
 
 // establish makes whatever of the ledger is missing, and notes in the record
@@ -186,26 +214,51 @@ func (l *Ledger) establishOnce(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	seal, err := decodeSentinel(l.record, rec)
+	seal, err := l.decodeSentinel(l.record, rec)
 	if err != nil {
 		return err
-	}
-	var known []string
-	if text, ok := rec.Data[keyShards]; ok {
-		if err := json.Unmarshal([]byte(text), &known); err != nil || len(known) != Shards {
-			return fmt.Errorf("%w: key %q of %s", ErrBadEntry, keyShards, l.record)
-		}
 	}
 	uids, err := l.makeShards(ctx, names, found, seal.of(rec.UID))
 	if err != nil {
 		return err
 	}
+	more, err := l.missed(rec, names, uids, found)
+	if err != nil {
+		return err
+	}
+	lost = append(lost, more...)
+	slices.Sort(lost)
+	return l.makeKnown(ctx, rec, uids, slices.Compact(lost))
+}
+
+// missed returns which objects are not those that were there: by what the record
+// says, by what this process knew before, which is all that is left when everything
+// was lost, and by what a shard does not hold any more. What this process knew is
+// no news where the record tells of that loss already.
+func (l *Ledger) missed(rec lock.Snapshot, names, uids []string, found map[string]lock.Snapshot) ([]string, error) {
+	known, err := l.shardsOf(rec)
+	if err != nil {
+		return nil, err
+	}
+	told, err := l.lossOf(rec)
+	if err != nil {
+		return nil, err
+	}
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	replaced := func(name, was, is string) bool {
+		return was != "" && was != is && !slices.Contains(told.Objects, name)
+	}
+	var lost []string
+	if replaced(l.record, l.uid, rec.UID) {
+		lost = append(lost, l.record)
+	}
 	for n, name := range names {
-		if len(known) > 0 && (known[n] != uids[n] || wasEmptied(found[name])) {
+		if replaced(name, l.uids[name], uids[n]) || wasEmptied(found[name]) || len(known) > 0 && known[n] != uids[n] {
 			lost = append(lost, name)
 		}
 	}
-	return l.makeKnown(ctx, rec, uids, lost)
+	return lost, nil
 }
 
 // makeShards makes what is missing of the shards and returns the UIDs of all.
@@ -243,7 +296,7 @@ func (l *Ledger) makeRecord(ctx context.Context, found map[string]lock.Snapshot)
 	seal := sentinel{Format: Format, Epoch: 1, Open: true}
 	var lost []string
 	for _, name := range allShards(l.project) {
-		old, err := decodeSentinel(name, found[name])
+		old, err := l.decodeSentinel(name, found[name])
 		if errors.Is(err, errMissing) {
 			continue
 		}
@@ -269,7 +322,7 @@ func (l *Ledger) makeRecord(ctx context.Context, found map[string]lock.Snapshot)
 
 // makeShard gives a shard the sentinel where it has none or another ledger's.
 func (l *Ledger) makeShard(ctx context.Context, name string, snap lock.Snapshot, seal sentinel) (lock.Snapshot, error) {
-	old, err := decodeSentinel(name, snap)
+	old, err := l.decodeSentinel(name, snap)
 	if err == nil && old.Ledger == seal.Ledger {
 		return snap, nil
 	}

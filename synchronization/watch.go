@@ -2,8 +2,11 @@ package synchronization
 
 import (
 	"context"
+	"errors"
 	"sync"
 	"time"
+
+	"go.uber.org/zap"
 
 	"github.com/cairnbuild/cairn/lock"
 )
@@ -22,6 +25,8 @@ const (
 type watches struct {
 	cells  lock.Cells
 	jitter func(most time.Duration) time.Duration
+	log    *zap.Logger
+	warned sync.Once
 
 	mu   sync.Mutex
 	open map[string]*watch
@@ -83,12 +88,27 @@ func (w *watches) run(ctx context.Context, shard string, one *watch) {
 			w.begin(one, true)
 			w.follow(ctx, changes, one)
 			w.begin(one, false)
+		} else {
+			w.refused(ctx, shard, err)
 		}
 		w.wakeAll(one)
 		if sleep(ctx, w.jitter(rewatch)) != nil {
 			return
 		}
 	}
+}
+
+// refused tells, once for all shards, of a store that does not let this process
+// watch: those who wait then find changes only by looking now and then. One that is
+// away is told of by those who ask it something.
+func (w *watches) refused(ctx context.Context, shard string, err error) {
+	if ctx.Err() != nil || errors.Is(err, lock.ErrUnavailable) {
+		return
+	}
+	w.warned.Do(func() {
+		w.log.Warn("the ledger cannot be watched: what others finish is noticed late",
+			zap.String("shard", shard), zap.Error(err))
+	})
 }
 
 func (w *watches) begin(one *watch, began bool) {

@@ -247,11 +247,12 @@ func shardWith(t *testing.T, c *spaced, key string) string {
 func TestALedgerThatIsDeletedUnderABuild(t *testing.T) {
 	t.Parallel()
 	for _, tt := range []struct {
-		name   string
-		shards func(name string) bool
+		name string
+		lost func(name string) bool
 	}{
 		{"all shards", func(name string) bool { return strings.HasPrefix(name, "configmap/cairn-held.") }},
 		{"one shard", func(name string) bool { return name == "configmap/cairn-held.3" }},
+		{"everything", func(name string) bool { return strings.HasPrefix(name, "configmap/cairn-held") }},
 	} {
 		t.Run(tt.name, func(t *testing.T) {
 			c := newSpaced(t)
@@ -260,7 +261,7 @@ func TestALedgerThatIsDeletedUnderABuild(t *testing.T) {
 			b := newHost(t, 0).startBuild(t, p, storage, "--synchronization", c.ledger(""))
 			shared.counter.await(t, counted(t, "second"), 1)
 			for name := range strings.Lines(c.kubectl(t, "get", "configmaps", "-o", "name")) {
-				if name = strings.TrimSpace(name); tt.shards(name) {
+				if name = strings.TrimSpace(name); tt.lost(name) {
 					c.kubectl(t, "delete", name)
 				}
 			}

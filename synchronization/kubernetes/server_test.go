@@ -56,6 +56,7 @@ func TestRealServer(t *testing.T) {
 	})
 	t.Run("faults", y.testFaults)
 	t.Run("objects", y.testObjects)
+	t.Run("times", y.testTimes)
 	t.Run("rights", y.testRights)
 	t.Run("restart", y.testRestart)
 }

@@ -2,6 +2,7 @@ package kubernetes
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"fmt"
 	"net/http"
@@ -89,21 +90,43 @@ func (b *Backend) Records(ctx context.Context, group string) ([]lock.Record, err
 	return records, nil
 }
 
-// Began returns since when the sessions of a group are there, by their ids and
-// by the API server's clock.
-func (b *Backend) Began(ctx context.Context, group string) (map[string]time.Time, error) {
+// Times are a session's, all by the API server's clock; zero is unknown.
+type Times struct {
+	// Began is when its Lease was made.
+	Began time.Time
+	// Renewed is when its Lease was written last.
+	Renewed time.Time
+}
+
+// Times returns what the API server knows of when the sessions of a group were
+// there, by their ids. What the Leases say themselves is of their owners' clocks.
+func (b *Backend) Times(ctx context.Context, group string) (map[string]Times, error) {
 	all, err := b.listLeases(ctx, group)
 	if err != nil {
 		return nil, err
 	}
-	began := map[string]time.Time{}
+	times := map[string]Times{}
 	for _, o := range all.Items {
-		at, err := time.Parse(time.RFC3339, o.Metadata.CreationTimestamp)
-		if r, ok := decodeLease(group, o); ok && err == nil {
-			began[r.Session] = at
+		if r, ok := decodeLease(group, o); ok {
+			times[r.Session] = o.Metadata.times()
 		}
 	}
-	return began, nil
+	return times, nil
+}
+
+// times reads when the server made an object, and when it noted the last write.
+// What cannot be read stays unknown.
+func (m metadata) times() (t Times) {
+	t.Began, _ = time.Parse(time.RFC3339, m.CreationTimestamp)
+	for _, raw := range m.ManagedFields {
+		var written struct {
+			Time time.Time `json:"time"`
+		}
+		if json.Unmarshal(raw, &written) == nil && written.Time.After(t.Renewed) {
+			t.Renewed = written.Time
+		}
+	}
+	return t
 }
 
 func (b *Backend) listLeases(ctx context.Context, group string) (list, error) {

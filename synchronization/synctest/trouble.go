@@ -3,6 +3,8 @@ package synctest
 import (
 	"context"
 	"errors"
+	"fmt"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -33,7 +35,10 @@ func trouble() []test {
 		{"watches that are dropped delay nobody for long", survivesDroppedWatches},
 		{"a lost shard is reported and made anew", reportsLostShard},
 		{"a lost record is reported and keeps its epoch", reportsLostRecord},
+		{"losing everything is reported by who knew it", reportsLosingEverything},
+		{"losing everything is reported although another has made it anew", reportsLosingEverythingLate},
 		{"nonsense in an entry names its key", namesNonsense},
+		{"nonsense in what holds the ledger together is mended by removing its key", namesNonsenseThatHoldsItTogether},
 	}
 }
 
@@ -270,11 +275,12 @@ func reportsLostShard(t *testing.T, s *suite) {
 	}
 }
 
-func wantLoss(t *testing.T, l *synchronization.Ledger, object string) {
+// wantLoss checks that the ledger reports one loss, of exactly these objects.
+func wantLoss(t *testing.T, l *synchronization.Ledger, objects ...string) {
 	t.Helper()
 	losses := l.Losses()
-	if len(losses) != 1 || len(losses[0].Objects) != 1 || losses[0].Objects[0] != object {
-		t.Errorf("losses %v, want %s", losses, object)
+	if len(losses) != 1 || !slices.Equal(losses[0].Objects, slices.Sorted(slices.Values(objects))) {
+		t.Errorf("losses %v, want %s", losses, objects)
 	}
 }
 
@@ -316,6 +322,84 @@ func namesNonsense(t *testing.T, s *suite) {
 			t.Errorf("%s: got error %v", name, err)
 		}
 	}
-	s.must(p.ledger.Break(t.Context(), stage(0)))
+	for _, want := range []bool{true, false} {
+		if was, err := p.ledger.Break(t.Context(), stage(0)); was != want || err != nil {
+			t.Errorf("break: %v, error %v, want %v", was, err, want)
+		}
+	}
 	p.claim(stage(0))
+}
+
+// loseAll loses the record and all shards.
+func (s *suite) loseAll() (objects []string) {
+	objects = append(objects, "cairn-"+project)
+	for n := range synchronization.Shards {
+		objects = append(objects, fmt.Sprintf("cairn-%s.%d", project, n))
+	}
+	for _, name := range objects {
+		s.h.Lose(name)
+	}
+	return objects
+}
+
+// Nothing in the store tells of a loss of everything. Those who knew the ledger do.
+func reportsLosingEverything(t *testing.T, s *suite) {
+	p, q := s.join(locktest.Faults{}), s.join(locktest.Faults{})
+	c := p.claim(stage(0))
+	s.must(c.Decide(t.Context(), manifest(0)))
+	objects := s.loseAll()
+	s.wantErr(c.Published(t.Context()), synchronization.ErrTaken)
+	p.claim(stage(0))
+	q.claim(stage(1))
+	later, _ := s.ledger(locktest.Faults{})
+	for _, l := range []*synchronization.Ledger{p.ledger, q.ledger, later} {
+		wantLoss(t, l, objects...)
+	}
+}
+
+func reportsLosingEverythingLate(t *testing.T, s *suite) {
+	p := s.join(locktest.Faults{})
+	p.claim(stage(0))
+	objects := s.loseAll()
+	s.join(locktest.Faults{}).claim(stage(0)) // of a ledger that it takes for new
+	got, err := p.TryAcquire(t.Context(), many(1))
+	s.must(err)
+	if len(got.Held) != 1 {
+		t.Errorf("acquired %+v", got)
+	}
+	wantLoss(t, p.ledger, objects...)
+	later, _ := s.ledger(locktest.Faults{})
+	wantLoss(t, later, objects...)
+}
+
+func namesNonsenseThatHoldsItTogether(t *testing.T, s *suite) {
+	p := s.join(locktest.Faults{})
+	p.claim(stage(0))
+	shard, _ := s.shardOf(stage(0))
+	for _, tt := range []struct {
+		object, key string
+		loses       bool
+	}{{shard, "ledger", true}, {"cairn-" + project, "shards", false}} {
+		replaceKey(t, s, tt.object, tt.key, "nonsense")
+		b := s.h.Open()
+		_, err := synchronization.Open(t.Context(), b, project, s.options(99))
+		if err == nil {
+			_, err = p.Entries(t.Context(), many(1))
+		}
+		var bad *synchronization.BadKeyError
+		if !errors.As(err, &bad) || !errors.Is(err, synchronization.ErrBadEntry) ||
+			bad.Object != tt.object || bad.Key != tt.key || bad.Loses != tt.loses || bad.Delta != delta {
+			t.Fatalf("%s of %s: got error %v", tt.key, tt.object, err)
+		}
+		found, err := b.Read(t.Context(), tt.object)
+		s.must(err)
+		_, err = b.Swap(t.Context(), tt.object, []lock.Change{lock.Remove(tt.key, found[tt.object].Data[tt.key])})
+		s.must(err)
+		calm, _ := s.ledger(locktest.Faults{})
+		if _, err := calm.List(t.Context()); err != nil {
+			t.Errorf("without %s of %s: %v", tt.key, tt.object, err)
+		}
+		wantLoss(t, calm, shard)
+	}
+	s.wantEntry(stage(0), synchronization.Building, "", "")
 }
