@@ -334,6 +334,7 @@ func classifyImage(err error) (int, string) {
 func classifyLedger(err error) (int, string) {
 	var elsewhere *synchronization.BoundElsewhereError
 	var nonsense *synchronization.BadEntryError
+	var key *synchronization.BadKeyError
 	var wait *build.WaitError
 	var format *synchronization.FormatError
 	var dir *wire.LedgerDirError
@@ -346,6 +347,8 @@ func classifyLedger(err error) (int, string) {
 		return exitLedger, "use the version of cairn that made it"
 	case errors.As(err, &wait):
 		return exitLedger, "\"cairn locks ls\" shows who holds it; wait longer with --wait-timeout, or end that runner"
+	case errors.As(err, &key):
+		return exitLedger, badKeyHint(key)
 	case errors.As(err, &nonsense):
 		return exitLedger, fmt.Sprintf("something else than cairn has written there: cairn locks break %s --reason \"nonsense in the ledger\"", nonsense.Digest.Hex())
 	case errors.Is(err, synchronization.ErrUnavailable):
@@ -358,6 +361,15 @@ func classifyLedger(err error) (int, string) {
 		return exitLedger, "something else than cairn has written there"
 	}
 	return classifyCluster(err)
+}
+
+// badKeyHint says how the ledger is mended, and what that means for the promise.
+func badKeyHint(e *synchronization.BadKeyError) string {
+	hint := fmt.Sprintf("something else than cairn has written there: remove the key %q from %s (\"kubectl edit configmap\", or its file in the directory of a local ledger), and the next run makes it anew", e.Key, e.Object)
+	if !e.Loses {
+		return hint + "; nothing is lost by that"
+	}
+	return hint + fmt.Sprintf("; this counts as a loss: for %.0f minutes after it two runners may publish the same stage differently", e.Delta.Minutes())
 }
 
 // classifyCluster is for errors that bring their own hints, if any.

@@ -115,6 +115,8 @@ func TestEveryErrorHasItsExitCodeAndAHint(t *testing.T) {
 		"an odd failure of a ledger":  {inStage(commands, &synchronization.Error{Op: "decide stage x", Err: context.Canceled}), exitLedger},
 		"a storage below a sweep":     {&synchronization.Error{Op: "sweep", Err: stored(storage.ErrDenied)}, exitStorage},
 		"a broken ledger":             {synchronization.ErrBadEntry, exitLedger},
+		"a ledger to look at":         {&wire.AwayError{Err: synchronization.ErrUnavailable}, exitLedger},
+		"a key that is nonsense":      {&synchronization.BadKeyError{Err: fs.ErrInvalid}, exitLedger},
 		"not found":                   {stored(storage.ErrNotFound), exitStorage},
 		"unauthorized":                {stored(storage.ErrUnauthorized), exitStorage},
 		"denied":                      {stored(storage.ErrDenied), exitStorage},

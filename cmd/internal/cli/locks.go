@@ -30,10 +30,15 @@ func (a *app) listLocksCommand() *cobra.Command {
 	return &cobra.Command{
 		Use:   "ls",
 		Short: "List who holds which stage",
-		Long: `Ls lists the ledger's entries: the stage, its state, who holds it and since when. A
-session is "gone" when there is no record of it any more: the next runner that needs
-the stage takes it over by itself. The fence is a number that grows with every
-acquisition.`,
+		Long: `Ls lists the ledger's entries: the stage, its state, who holds it and since when. The
+fence is a number that grows with every acquisition. Of the session it says what was
+observed:
+
+  renewed 4s ago  by the cluster's clock; it is dead when this is more than its ttl
+  alive           the process runs, on this host
+  not observed    there is a record, but the cluster does not say when it was renewed
+  gone            there is no record; the next runner that needs the stage takes it over
+  ended           nor need there be one: what the entry tells of is done`,
 		Example: `  cairn locks ls
   cairn locks ls --output json`,
 		Args: usageArgs(cobra.NoArgs),
@@ -48,6 +53,8 @@ type lockReport struct {
 	Holder   string     `json:"holder,omitempty"`
 	Session  string     `json:"session"`
 	Gone     bool       `json:"gone"`
+	Observed string     `json:"observed"`
+	Silent   *float64   `json:"silentSeconds,omitempty"`
 	Since    *time.Time `json:"since,omitempty"`
 	Fence    uint64     `json:"fence"`
 	Manifest string     `json:"manifest,omitempty"`
@@ -57,12 +64,34 @@ type lockReport struct {
 func reportLock(l wire.Lock) lockReport {
 	r := lockReport{
 		Digest: l.Digest.String(), State: string(l.Entry.State), Holder: l.Name, Session: l.Session,
-		Gone: l.Dead, Fence: l.Fence, Manifest: l.Entry.Manifest.String(), Object: l.Shard,
+		Gone: observed(l) == gone, Observed: observed(l), Fence: l.Fence, Manifest: l.Entry.Manifest.String(), Object: l.Shard,
 	}
 	if !l.Since.IsZero() {
 		r.Since = &l.Since
 	}
+	if l.Silent != nil {
+		seconds := l.Silent.Seconds()
+		r.Silent = &seconds
+	}
 	return r
+}
+
+// gone is a session that left something to take over.
+const gone = "gone"
+
+// observed says what is known of the session that an entry names.
+func observed(l wire.Lock) string {
+	switch {
+	case l.Dead && (l.Entry.State == synchronization.Published || l.Entry.State == synchronization.Deleted):
+		return "ended"
+	case l.Dead:
+		return gone
+	case l.Alive:
+		return "alive"
+	case l.Silent != nil:
+		return fmt.Sprintf("renewed %s ago", l.Silent.Round(time.Second))
+	}
+	return "not observed"
 }
 
 // withLocks opens the project's ledger for do.
@@ -105,14 +134,11 @@ func (a *app) showLocks(all []lockReport) error {
 	w := a.table()
 	fmt.Fprintln(w, "STAGE\tSTATE\tHOLDER\tSINCE\tFENCE\tSESSION")
 	for _, l := range all {
-		since, session := "-", l.Session
+		since := "-"
 		if l.Since != nil {
 			since = l.Since.UTC().Format(time.RFC3339)
 		}
-		if l.Gone {
-			session += " (gone)"
-		}
-		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s\n", shortDigest(l.Digest), l.State, oneLine(orDash(l.Holder)), since, l.Fence, session)
+		fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%d\t%s (%s)\n", shortDigest(l.Digest), l.State, oneLine(orDash(l.Holder)), since, l.Fence, l.Session, l.Observed)
 	}
 	return w.Flush()
 }
@@ -159,6 +185,9 @@ broken.log of a local ledger.`,
 
 func (a *app) breakLock(ctx context.Context, cmd *cobra.Command, name, reason string) error {
 	return a.withLocks(ctx, func(locks *wire.Locks) error {
+		if locks.None() {
+			return a.toldOfBreak(brokenLock{Digest: name}, fmt.Sprintf("There is no ledger in %s, so nothing is held", a.settings.LedgerAddress(a.host)))
+		}
 		d, err := findLock(ctx, cmd, locks, name)
 		if err != nil {
 			return err
@@ -167,12 +196,27 @@ func (a *app) breakLock(ctx context.Context, cmd *cobra.Command, name, reason st
 		if err != nil {
 			return err
 		}
-		if a.output == formatJSON {
-			return writeJSON(a.Out, map[string]string{"digest": d.String(), "noted": noted})
+		if noted == "" {
+			return a.toldOfBreak(brokenLock{Digest: d.String()}, fmt.Sprintf("Stage %s is not held: there was no lock to break", d.Short()))
 		}
-		_, err = fmt.Fprintf(a.Out, "Broke the lock of stage %s; noted in %s\n", d.Short(), noted)
-		return err
+		return a.toldOfBreak(brokenLock{Digest: d.String(), Broken: true, Noted: noted}, fmt.Sprintf("Broke the lock of stage %s; noted in %s", d.Short(), noted))
 	})
+}
+
+// brokenLock is what "cairn locks break" reports.
+type brokenLock struct {
+	Digest string `json:"digest"`
+	Broken bool   `json:"broken"`
+	Noted  string `json:"noted,omitempty"`
+}
+
+// toldOfBreak reports in JSON, or for people.
+func (a *app) toldOfBreak(b brokenLock, text string) error {
+	if a.output == formatJSON {
+		return writeJSON(a.Out, b)
+	}
+	_, err := fmt.Fprintln(a.Out, text)
+	return err
 }
 
 // findLock returns the stage whose entry name means. A whole digest need not be

@@ -10,29 +10,42 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/synchronization"
+	"github.com/cairnbuild/cairn/synchronization/kubernetes"
 )
 
 // Locks are a project's ledger as people look at it.
 type Locks struct {
-	ledger *ledger // nil where there is no ledger yet
-	dir    string  // of a local ledger, else ""
-	now    func() time.Time
-	group  string
+	ledger  *ledger // nil where there is no ledger yet
+	client  *lock.Client
+	address string
+	dir     string // of a local ledger, else ""
+	now     func() time.Time
+	group   string
 }
 
-// Lock is an entry with since when its holder is there: the moment its state was
-// reached, or else the beginning of the holder's session, zero where unknown.
+// Lock is an entry with what is known of its holder's time.
 type Lock struct {
 	synchronization.Lock
+	// Since is the moment at which the entry's state was reached, or else the
+	// beginning of the holder's session, zero where unknown.
 	Since time.Time
+	// Silent is for how long the holder's session has not been renewed; nil where
+	// there is none any more or nobody has observed it. Both moments are of the
+	// ledger's own clock.
+	Silent *time.Duration
+	// Alive: it is known without renewals that the holder's process runs.
+	Alive bool
 }
 
-// dated is a backend that knows since when sessions are there.
+// dated is a backend that knows when sessions were there, by the clock that its
+// Now reads.
 type dated interface {
-	Began(ctx context.Context, group string) (map[string]time.Time, error)
+	Times(ctx context.Context, group string) (map[string]kubernetes.Times, error)
+	Now(ctx context.Context) (time.Time, error)
 }
 
 // warner is a backend in which people find what was done to it.
@@ -42,59 +55,114 @@ type warner interface {
 
 // Locks opens a project's ledger to look at it. It makes none where there is none.
 func (s Settings) Locks(ctx context.Context, h Host, project string) (*Locks, error) {
-	k := &Locks{now: h.Now, group: "cairn-" + project}
-	b, _, err := s.openBackend(ctx, h, project)
-	if err != nil {
-		return nil, err
-	}
-	found, err := b.Read(ctx, k.group)
-	if err = errors.Join(err, b.Close()); err != nil {
-		return nil, fmt.Errorf("look at the ledger in %s: %w", s.LedgerAddress(h), err)
-	}
-	if len(found) == 0 {
-		return k, nil
-	}
-	if s.LedgerAddress(h) == Local {
+	k := &Locks{address: s.LedgerAddress(h), now: h.Now, group: "cairn-" + project}
+	if k.address == Local {
+		var err error
 		if k.dir, err = s.ledgerDir(h, project); err != nil {
 			return nil, err
 		}
 	}
-	k.ledger, err = s.openLedger(ctx, h, project, new(atomic.Int64), nil)
-	return k, err
+	b, o, err := s.openBackend(ctx, h, project)
+	if err != nil {
+		return nil, err
+	}
+	o.Budget, o.Request = s.SynchronizationTimeout, min(s.SynchronizationTimeout, lock.DefaultRequest)
+	l, err := synchronization.Find(ctx, b, project, o)
+	if errors.Is(err, synchronization.ErrNone) {
+		return k, b.Close()
+	}
+	if err != nil {
+		return nil, errors.Join(k.away(err), b.Close())
+	}
+	k.ledger = &ledger{l, b}
+	k.client = lock.NewClient(ctx, b, lock.Options{Now: o.Now, Rand: o.Rand, Budget: o.Budget, Request: o.Request})
+	return k, nil
 }
+
+// AwayError says that a ledger that somebody wants to look at does not answer.
+type AwayError struct {
+	Address string
+	Err     error
+}
+
+// Error implements error.
+func (e *AwayError) Error() string { return fmt.Sprintf("%s does not answer: %v", e.Address, e.Err) }
+
+// Unwrap returns the cause.
+func (e *AwayError) Unwrap() error { return e.Err }
+
+// Hint says what to do.
+func (*AwayError) Hint() string {
+	return "check the address and the network, or wait longer for an answer with --synchronization-timeout"
+}
+
+// away returns err, as an [*AwayError] where it says that the ledger does not answer.
+func (k *Locks) away(err error) error {
+	if errors.Is(err, synchronization.ErrUnavailable) {
+		return &AwayError{Address: k.address, Err: err}
+	}
+	return err
+}
+
+// None reports whether the project has no ledger there.
+func (k *Locks) None() bool { return k.ledger == nil }
 
 // Close closes the ledger.
 func (k *Locks) Close() error {
-	if k.ledger == nil {
+	if k.None() {
 		return nil
 	}
+	k.client.Close()
 	return k.ledger.close()
 }
 
 // List returns the locks, and names keys that hold nonsense by the error beside them.
 func (k *Locks) List(ctx context.Context) ([]Lock, error) {
-	if k.ledger == nil {
+	if k.None() {
 		return nil, nil
 	}
 	found, nonsense := k.ledger.Locks(ctx)
 	if found == nil && nonsense != nil {
-		return nil, nonsense
-	}
-	began := map[string]time.Time{}
-	if d, ok := k.ledger.backend.(dated); ok {
-		var err error
-		if began, err = d.Began(ctx, k.group); err != nil {
-			return nil, err
-		}
+		return nil, k.away(nonsense)
 	}
 	all := make([]Lock, len(found))
 	for i, l := range found {
 		all[i] = Lock{Lock: l, Since: l.Entry.At}
-		if l.Entry.At.IsZero() {
-			all[i].Since = began[l.Session]
-		}
+	}
+	if err := k.date(ctx, all); err != nil {
+		return nil, k.away(err)
 	}
 	return all, nonsense
+}
+
+// date fills in what the ledger's store knows of the holders.
+func (k *Locks) date(ctx context.Context, all []Lock) error {
+	d, ok := k.ledger.backend.(dated)
+	if !ok { // a store of this host, which sees whether a process runs
+		for i := range all {
+			all[i].Alive = !all[i].Dead
+		}
+		return nil
+	}
+	var times map[string]kubernetes.Times
+	var now time.Time
+	err := k.client.Retry(ctx, func(ctx context.Context) (err error) {
+		if times, err = d.Times(ctx, k.group); err == nil {
+			now, err = d.Now(ctx)
+		}
+		return err
+	})
+	for i := range all {
+		t := times[all[i].Session]
+		if all[i].Since.IsZero() {
+			all[i].Since = t.Began
+		}
+		if !t.Renewed.IsZero() {
+			silent := max(now.Sub(t.Renewed), 0)
+			all[i].Silent = &silent
+		}
+	}
+	return err
 }
 
 // breakLog is where a local ledger's directory tells of locks that were broken.
@@ -118,18 +186,20 @@ func (s Settings) AdoptLedger(ctx context.Context, h Host, st *Storages, project
 	return build.AdoptLedger(ctx, stages, l.Ledger, reason)
 }
 
-// Break breaks the lock of a stage and notes who did so and why. It returns where.
+// Break breaks the lock of a stage and notes who did so and why. It returns where,
+// "" where there was no lock to break.
 func (k *Locks) Break(ctx context.Context, d stages.Digest, reason string) (noted string, err error) {
-	if k.ledger == nil {
+	if k.None() {
 		return "", nil
 	}
-	if err := k.ledger.Break(ctx, d); err != nil {
-		return "", err
+	if was, err := k.ledger.Break(ctx, d); err != nil || !was {
+		return "", k.away(err)
 	}
 	shard := k.ledger.ShardOf(d)
 	message := fmt.Sprintf("stage %s, by %s: %s", d, holder(), reason)
 	if w, ok := k.ledger.backend.(warner); ok {
-		return "events of configmap " + shard, w.Warn(ctx, shard, "LockBroken", message)
+		err := k.client.Retry(ctx, func(ctx context.Context) error { return w.Warn(ctx, shard, "LockBroken", message) })
+		return "events of configmap " + shard, k.away(err)
 	}
 	path := filepath.Join(k.dir, breakLog)
 	return path, appendLine(path, breakNote{At: k.now().UTC().Truncate(time.Second), Digest: d.String(), By: holder(), Reason: reason})
