@@ -8,18 +8,25 @@
  * holds above the failure. What stands on a stage that another makes may be given back until that is made, so that
  * others find it free meanwhile. The entries of the dead are taken over.
  *
+ * Places: 1 and 3 are images that every run asks for, and a run has one of them in hand at a time. An image is tried
+ * for in the run's place, or while the image that has the place stands on it: then it is wanted, and needs none. The
+ * place is left when the image is made, is lost or is another's, and while another makes what it stands on.
+ *
  * Assumed: a dead runner is found dead at some time (its session stands still for the TTL); watches wake.
  * Checked: every runner ends (FAILS=1: also after a command failed; CRASHES=1: also beside a dead runner).
  *
  * Mutants: M_BLOCKING  waits to acquire one entry while it keeps others   M_SLOT  waits for what a stage stands on in the slot
  *          M_WHOLE     takes a chain whole or not at all                   M_KEEP  a failed run keeps what it holds
- *          M_NOTAKEOVER nobody takes over from the dead
+ *          M_NOTAKEOVER nobody takes over from the dead                     M_NOWANT  an image waits for the place that it is waited for in
  */
 #ifndef NR
 #define NR 2
 #endif
 #ifndef FAILS
 #define FAILS 0
+#endif
+#ifndef PLACES
+#define PLACES 1 /* 0: as many as images, with fewer states */
 #endif
 #ifndef CRASHES
 #define CRASHES 0
@@ -40,7 +47,7 @@ byte fails = FAILS, crashes = CRASHES;
 #define FREE(s)   (held[s] == 0 || dead[held[s]])
 #endif
 
-ltl progress { <> ((fin[1] || dead[1]) && (fin[2] || dead[2]) && (NR < 3 || fin[3] || dead[3])) }
+ltl progress { <> ((fin[1] || dead[1]) && (NR < 2 || fin[2] || dead[2]) && (NR < 3 || fin[3] || dead[3])) }
 
 inline finish(s) { made[s] = 1; held[s] = 0 }
 
@@ -53,16 +60,27 @@ inline wanted(i, s) {
   fi
 }
 
-#define TRY(s)     :: atomic { FREE(s) && !made[s] && !LOST(s) && held[s] != id && !(gave[s] && BLOCKED(s)) -> held[s] = id }
+#define TRY(s)     :: atomic { FREE(s) && !made[s] && !LOST(s) && held[s] != id && !(gave[s] && BLOCKED(s)) && INHAND(s) -> held[s] = id }
 #define MAKE(s)    :: atomic { held[s] == id && READY(s) && !made[s] -> at = s; goto make }
 #define RELEASE(s) :: atomic { held[s] == id && LOST(s) -> held[s] = 0 }
 
 #define OTHERS(s)   (!made[s] && held[s] != 0 && held[s] != id && !dead[held[s]])
 #define BLOCKED(s)  (s != 0 && OTHERS(0) || s == 3 && (OTHERS(1) || OTHERS(2)))
-#define GIVEBACK(s) :: atomic { held[s] == id && BLOCKED(s) -> held[s] = 0; gave[s] = 1 }
+#define GIVEBACK(s) :: atomic { held[s] == id && BLOCKED(s) -> held[s] = 0; gave[s] = 1; if :: place == s -> place = 0 :: else fi }
+
+#define IMAGE(s)  (s == 1 || s == 3)
+#ifdef M_NOWANT
+#define WANTED(s) 0
+#else
+#define WANTED(s) (s == 1 && place == 3)
+#endif
+#define INHAND(s) (!PLACES || !IMAGE(s) || place == s || WANTED(s))
+#define ENTER(s)  :: atomic { PLACES && place == 0 && !made[s] && !LOST(s) && !OTHERS(s) && !(gave[s] && BLOCKED(s)) -> place = s }
+#define LEAVE(s)  :: atomic { place == s && (made[s] || LOST(s) || OTHERS(s)) -> place = 0 }
 
 proctype Runner(byte id) {
-  byte i, at; bit gave[4];
+  byte i, at, place; /* place: the image that is in hand, 0 none */
+  bit gave[4];
 #if defined(M_BLOCKING) || defined(M_SLOT)
   do
   :: i < 4 -> wanted(i, at);
@@ -97,6 +115,7 @@ proctype Runner(byte id) {
   TRY(0) TRY(1) TRY(2) TRY(3)
   MAKE(0) MAKE(1) MAKE(2) MAKE(3)
   GIVEBACK(1) GIVEBACK(2) GIVEBACK(3)
+  ENTER(1) ENTER(3) LEAVE(1) LEAVE(3)
 #ifndef M_KEEP
   RELEASE(1) RELEASE(2) RELEASE(3)
 #endif
@@ -113,11 +132,14 @@ make:
 #endif
   fin[id] = 1;
 end:
-  atomic { i = 0; at = 0 }
+  atomic { i = 0; at = 0; place = 0 }
 }
 
 init { atomic {
-  run Runner(1); run Runner(2);
+  run Runner(1);
+#if NR > 1
+  run Runner(2);
+#endif
 #if NR > 2
   run Runner(3);
 #endif
