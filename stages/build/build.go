@@ -78,8 +78,8 @@ type Options struct {
 	Observer Observer
 	// Delta is the ledger's Δ; 0 means [synchronization.DefaultDelta].
 	Delta time.Duration
-	// Patience is how long a stage is waited for that a living runner holds; 0 means
-	// [DefaultPatience].
+	// Patience is how long a stage is waited for that living runners hold, all waits
+	// for it together; 0 means [DefaultPatience].
 	Patience time.Duration
 	// KeepLocal has a run whose ledger cannot be reached make what is missing and
 	// keep it in the Pad, unpublished.
@@ -168,6 +168,8 @@ type run struct {
 	// newMarker: this run has put the storage's marker. remarked reads it again.
 	newMarker atomic.Bool
 	remarked  *once
+	// inCompany: others were at work on the same stages, and perhaps on the same build.
+	inCompany atomic.Bool
 	// spawn runs a function under the run's own context: what one stage asks for
 	// must not end with that stage's hold on its entry.
 	spawn func(func(ctx context.Context) error)
@@ -182,7 +184,7 @@ type run struct {
 func newRun(o Options) *run {
 	r := &run{
 		Options: o,
-		ledger:  &ledger{turn: newTurn(), open: o.Ledger, storage: o.Storage.Address()},
+		ledger:  &ledger{turn: newTurn(), open: o.Ledger},
 		engines: engines{start: o.Engine, slots: make(map[stages.Platform]*engineSlot)},
 		served:  newOnce(),
 		marked:  newOnce(), remarked: newOnce(),
@@ -192,6 +194,7 @@ func newRun(o Options) *run {
 
 		grasping: newTurn(),
 	}
+	r.ledger.admit = r.checkMarker
 	labels := owners(o.Plan.All())
 	for _, img := range o.Plan.All() {
 		for _, s := range img.Stages {

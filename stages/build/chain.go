@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"sync"
-	"time"
 
 	"golang.org/x/sync/errgroup"
 
@@ -46,7 +45,14 @@ func (r *run) enterPlace(ctx context.Context, s *synchronization.Session, n *nod
 	if !n.root {
 		return nil
 	}
-	give, err := r.places.take(ctx, rank(s.ID(), n.stage.Digest), n.wanted)
+	queued := false
+	give, err := r.places.take(ctx, rank(s.ID(), n.stage.Digest), n.wanted, func() {
+		queued = true
+		r.phase(n, PhaseQueued, "")
+	})
+	if queued && err == nil {
+		r.phase(n, PhaseLooking, "") // once more, under its entry
+	}
 	n.mu.Lock()
 	n.leave = give
 	n.mu.Unlock()
@@ -97,7 +103,7 @@ func (r *run) takeBelow(ctx context.Context, s *synchronization.Session, n *node
 		return err
 	}
 	for _, dep := range idle {
-		r.ensure(dep)
+		r.require(dep)
 	}
 	return nil
 }
@@ -253,26 +259,15 @@ func (n *node) handedTo(s *synchronization.Session) *grip {
 	return g
 }
 
+// require has dep brought for what is in hand and stands on it. It is wanted before
+// it begins: without that, an image would wait for a place that it is waited for in.
+func (r *run) require(dep *node) {
+	dep.want()
+	r.ensure(dep)
+}
+
 // want has n brought although all places are taken: an image that has one stands on it.
 func (n *node) want() { n.wantOnce.Do(func() { close(n.wanted) }) }
-
-// awaitedSince returns since when this run has waited for others to make n, across
-// holders and whatever woke it in between.
-func (n *node) awaitedSince(now time.Time) time.Time {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	if n.awaited.IsZero() {
-		n.awaited = now
-	}
-	return n.awaited
-}
-
-// inOurHands ends the wait for others to make n.
-func (n *node) inOurHands() {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	n.awaited = time.Time{}
-}
 
 func (n *node) setForeign(foreign bool) {
 	n.mu.Lock()

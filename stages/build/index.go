@@ -113,7 +113,17 @@ func (r *run) publishIndex(ctx context.Context, root stages.Digest, images []*st
 	if err != nil {
 		return err
 	}
-	return r.Storage.Publish(ctx, storage.BuildTag(root), m)
+	tag := storage.BuildTag(root)
+	if r.inCompany.Load() { // others end the same build, and one of them may be through
+		desc, err := r.Storage.Resolve(ctx, tag)
+		if err == nil && desc.Digest == m.Descriptor.Digest {
+			return nil
+		}
+		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+			return err
+		}
+	}
+	return r.Storage.Publish(ctx, tag, m)
 }
 
 // indexOf returns the index of images that are published.

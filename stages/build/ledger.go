@@ -20,8 +20,9 @@ const (
 // ledger opens the project's ledger when the first entry is needed, and keeps
 // the run's session in it.
 type ledger struct {
-	open    func(ctx context.Context) (*synchronization.Ledger, error)
-	storage string
+	open func(ctx context.Context) (*synchronization.Ledger, error)
+	// admit makes sure, once it is open, that ledger and storage belong together.
+	admit func(ctx context.Context, l *synchronization.Ledger) error
 	// turn is had by who uses what follows.
 	turn turn
 	// away is set for the rest of a run that goes on without the ledger: what it
@@ -98,7 +99,7 @@ func (h *ledger) bound(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if err := l.Bind(ctx, h.storage); err != nil {
+	if err := h.admit(ctx, l); err != nil {
 		return err
 	}
 	h.l = l

@@ -30,9 +30,12 @@ func (o *hanging) open(ctx context.Context) (*synchronization.Ledger, error) {
 	return l, err
 }
 
+// anyStorage admits a ledger whatever the storage is.
+func anyStorage(context.Context, *synchronization.Ledger) error { return nil }
+
 func TestWhoGivesUpJoiningDoesNotFailThoseWhoWaitForIt(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		h := &ledger{turn: newTurn(), open: (&hanging{t: t, hang: 1}).open, storage: "registry.test/shop"}
+		h := &ledger{turn: newTurn(), open: (&hanging{t: t, hang: 1}).open, admit: anyStorage}
 		hasty, giveUp := context.WithCancel(t.Context())
 		first, second := make(chan error, 1), make(chan error, 1)
 		go func() { _, err := h.session(hasty); first <- err }()
@@ -75,14 +78,18 @@ func TestWhoWaitsForAnAttemptToJoinSharesItsFailure(t *testing.T) {
 	})
 }
 
-func TestAWaitIsCountedFromItsBeginningWhateverWakesIt(t *testing.T) {
-	n, began := &node{}, time.Unix(100, 0)
-	for i, want := range []time.Time{began, began, began.Add(2 * time.Hour)} {
-		if i == 2 {
-			n.inOurHands()
-		}
-		if got := n.awaitedSince(began.Add(time.Duration(i) * time.Hour)); !got.Equal(want) {
-			t.Errorf("wait %d is counted from %s, want %s", i, got, want)
-		}
+func TestWaitsForAStageAreCountedTogetherAndOnce(t *testing.T) {
+	at := func(minutes int) time.Time { return time.Unix(int64(60*minutes), 0) }
+	w := new(waits)
+	w.begin(at(0))
+	w.begin(at(1)) // at once with the first
+	w.end(at(3))
+	if got := w.total(at(4)); got != 4*time.Minute {
+		t.Errorf("%s while it is waited", got)
+	}
+	w.end(at(5))
+	w.begin(at(10)) // woken, and another holder was faster
+	if got := w.total(at(12)); got != 7*time.Minute {
+		t.Errorf("%s in the second wait", got)
 	}
 }

@@ -38,31 +38,47 @@ func (e *ForeignStorageError) Error() string {
 	return fmt.Sprintf("storage %s belongs to %s %q, and this is %s %q", e.Storage, e.What, e.Theirs, e.What, e.Ours)
 }
 
-// checkMarker makes sure, before the first publication, that the storage is this
-// project's and that all its runners use one ledger: two ledgers on one storage
-// would each let somebody publish the same stage.
-func (r *run) checkMarker(ctx context.Context) error {
+// checkMarker makes sure, before anything is written to the ledger, that the storage
+// is this project's and that all its runners use one ledger: two ledgers on one
+// storage would each let somebody publish the same stage. Then it binds the ledger
+// to the storage, which is for good: a mistyped storage must be refused before that.
+func (r *run) checkMarker(ctx context.Context, l *synchronization.Ledger) error {
 	return r.marked.do(ctx, func() error {
-		ledger, err := r.ledger.identity(ctx)
+		ledger, err := ledgerIdentity(ctx, l)
 		if err != nil {
 			return err
 		}
 		m, err := r.Storage.Manifest(ctx, storage.ProjectTag)
 		if errors.Is(err, storage.ErrNotFound) {
-			err = putMarker(ctx, r.Storage, map[string]string{
-				markerProject: r.Plan.Project, markerFormat: strconv.Itoa(storageFormat), markerLedger: ledger,
-			})
-			if err != nil {
-				return fmt.Errorf("mark the storage as this project's: %w", err)
-			}
-			r.newMarker.Store(true)
-			m, err = r.Storage.Manifest(ctx, storage.ProjectTag)
+			return r.mark(ctx, l, ledger)
 		}
 		if err != nil {
 			return err
 		}
-		return r.compareMarker(m, ledger)
+		if err := r.compareMarker(m, ledger); err != nil {
+			return err
+		}
+		return l.Bind(ctx, r.Storage.Address())
 	})
+}
+
+// mark binds the ledger to a storage that nobody has, and puts the marker there.
+func (r *run) mark(ctx context.Context, l *synchronization.Ledger, ledger string) error {
+	if err := l.Bind(ctx, r.Storage.Address()); err != nil {
+		return err
+	}
+	err := putMarker(ctx, r.Storage, map[string]string{
+		markerProject: r.Plan.Project, markerFormat: strconv.Itoa(storageFormat), markerLedger: ledger,
+	})
+	if err != nil {
+		return fmt.Errorf("mark the storage as this project's: %w", err)
+	}
+	r.newMarker.Store(true)
+	m, err := r.Storage.Manifest(ctx, storage.ProjectTag)
+	if err != nil {
+		return err
+	}
+	return r.compareMarker(m, ledger)
 }
 
 // checkNewMarker reads a marker that this run has put once more before it decides
@@ -123,10 +139,11 @@ func compareMarker(st storage.Storage, m storage.Manifest, project, ledger strin
 	return nil
 }
 
-// AdoptLedger has a storage accept another ledger than its marker names, for good:
-// runs that coordinate in the old one are refused from then on. It returns the
-// ledger that the marker named; where there is no marker, or it names this ledger,
-// nothing is written. It fails with [*ForeignStorageError] for the storage of another project.
+// AdoptLedger has a storage accept another ledger than its marker names, for good,
+// and binds that one to it: runs that coordinate in the old one are refused from then
+// on. It returns the ledger that the marker named; where there is no marker, or it
+// names this ledger, none is written. It fails with [*ForeignStorageError] for the
+// storage of another project, to which nothing is bound.
 //
 // Nobody may publish into the storage meanwhile or have done so within Δ: what is
 // in flight in the old ledger is not known to the new one.
@@ -147,6 +164,9 @@ func AdoptLedger(ctx context.Context, st storage.Storage, l *synchronization.Led
 	}
 	img, err := m.Image()
 	if err != nil {
+		return "", err
+	}
+	if err := l.Bind(ctx, st.Address()); err != nil {
 		return "", err
 	}
 	was = img.Annotations[markerLedger]

@@ -44,7 +44,7 @@ func (r *run) confirmNeeds(ctx context.Context, n *node, g *grip) error {
 		}
 	}
 	for _, dep := range deps {
-		r.ensure(dep)
+		r.require(dep)
 	}
 	for i, dep := range deps {
 		if err := dep.ready(ctx); err != nil {
@@ -128,7 +128,7 @@ func (r *run) settle(ctx context.Context, s *synchronization.Session, dep *node)
 	}
 	c, ok := got.Claims[d]
 	if !ok {
-		return r.awaitHolder(ctx, s, dep) // returns at once where nobody is at work
+		return r.awaitHolder(ctx, s, dep, got.Held[d]) // returns at once where nobody is at work
 	}
 	switch c.Entry().State {
 	case synchronization.Publishing:
@@ -158,7 +158,7 @@ func (r *run) renew(gone *node) bool {
 		return false
 	}
 	fresh := newNode(gone.stage, gone.label)
-	fresh.renewals, fresh.root = gone.renewals+1, gone.root
+	fresh.renewals, fresh.root, fresh.waits = gone.renewals+1, gone.root, gone.waits
 	fresh.want() // it was in hand when it was found to be gone
 	r.nodes[d] = fresh
 	return true

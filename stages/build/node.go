@@ -6,7 +6,6 @@ import (
 	"fmt"
 	"sync"
 	"sync/atomic"
-	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -34,6 +33,8 @@ type node struct {
 	start sync.Once
 	begin atomic.Bool
 
+	waits *waits // for others that make it
+
 	looking turn // had by who looks in the storage for the first time
 	sight   *sight
 	looked  atomic.Bool
@@ -60,6 +61,7 @@ type outcome struct {
 	// inPad: what was made lies in the local cache and is not published. local:
 	// that is how the run leaves it, for want of a ledger.
 	inPad, local bool
+	decided      bool // under an entry of this run
 	owned        bool // it was published under an entry of this run
 	// handed is an entry that was acquired together with others and waits to be
 	// worked on. foreign: another runner makes the stage. leave gives an image's
@@ -67,9 +69,6 @@ type outcome struct {
 	handed  *grip
 	foreign bool
 	leave   func()
-	// awaited is since when others have been waited for to make the stage, zero
-	// when this run works on it.
-	awaited time.Time
 	err     error
 }
 
@@ -102,7 +101,7 @@ type candidate struct {
 
 func newNode(s *stages.Stage, label string) *node {
 	return &node{
-		stage: s, label: label, wanted: make(chan struct{}), looking: newTurn(),
+		stage: s, label: label, wanted: make(chan struct{}), waits: new(waits), looking: newTurn(),
 		ran: make(chan struct{}), done: make(chan struct{}), loading: newTurn(),
 	}
 }
@@ -166,6 +165,12 @@ func (r *run) published(n *node, m storage.Manifest, res Result) {
 	r.tell(Event{Image: n.label, Stage: n.stage, Phase: PhaseDone, Result: res})
 }
 
+// adopted is published for what others have published since this run looked first.
+func (r *run) adopted(n *node, m storage.Manifest) {
+	r.inCompany.Store(true)
+	r.published(n, m, ResultAdopted)
+}
+
 // publishedHere is published for what got its name under an entry of this run.
 func (r *run) publishedHere(n *node, m storage.Manifest, res Result) {
 	n.mu.Lock()
@@ -180,6 +185,19 @@ func (r *run) endLocally(n *node, c *candidate) {
 	n.local, n.result = true, c.result
 	n.mu.Unlock()
 	r.tell(Event{Image: n.label, Stage: n.stage, Phase: PhaseDone, Result: c.result})
+}
+
+func (n *node) decide() {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	n.decided = true
+}
+
+// isDecided reports whether this run has decided what n is published as.
+func (n *node) isDecided() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.decided
 }
 
 // publishedDigest returns what n was published as, "" when it is not.

@@ -25,9 +25,20 @@ type visitor struct {
 }
 
 // take waits for a place, the end of ctx, or until none is needed any more, and
-// returns what gives the place back.
-func (p *places) take(ctx context.Context, rank uint64, needless <-chan struct{}) (give func(), err error) {
+// returns what gives the place back. Queued is called where there is none at once.
+func (p *places) take(ctx context.Context, rank uint64, needless <-chan struct{}, queued func()) (give func(), err error) {
+	select {
+	case <-needless:
+		return func() {}, nil
+	default:
+	}
 	v := p.enter(rank)
+	select {
+	case <-v.ready:
+		return sync.OnceFunc(p.give), nil
+	default:
+	}
+	queued()
 	select {
 	case <-v.ready:
 		return sync.OnceFunc(p.give), nil

@@ -64,6 +64,9 @@ func (r *run) bring(ctx context.Context, n *node) error {
 		case errors.Is(err, synchronization.ErrLost):
 			// This runner may be taken for dead: it paused too long, or the ledger was
 			// away. What it made is kept; the next session may find it published.
+			if n.isDecided() {
+				continue // under its entry, which has to be ended: nobody sweeps it
+			}
 		case errors.Is(err, errAgain), errors.Is(err, synchronization.ErrTaken):
 		case r.KeepLocal && errors.Is(err, synchronization.ErrUnavailable):
 			r.ledger.leaveAlone(ctx, err)
@@ -96,7 +99,7 @@ func (r *run) look(ctx context.Context, n *node) (bool, error) {
 	m, err := r.Storage.Manifest(ctx, storage.StageTag(n.stage.Digest))
 	switch {
 	case err == nil:
-		r.published(n, m, ResultAdopted)
+		r.adopted(n, m)
 		return true, nil
 	case errors.Is(err, storage.ErrNotFound):
 		return false, nil
@@ -110,9 +113,6 @@ func (r *run) look(ctx context.Context, n *node) (bool, error) {
 func (r *run) attempt(ctx context.Context, n *node) error {
 	s, err := r.ledger.session(ctx)
 	if err != nil {
-		return err
-	}
-	if err := r.checkMarker(ctx); err != nil {
 		return err
 	}
 	if err := r.enterPlace(ctx, s, n); err != nil {
@@ -150,24 +150,25 @@ func (r *run) acquire(ctx context.Context, s *synchronization.Session, n *node) 
 	case synchronization.Doomed:
 		return r.rescue(ctx, s, n, e)
 	}
-	if err := r.awaitHolder(ctx, s, n); err != nil {
+	if err := r.awaitHolder(ctx, s, n, got.Held[d]); err != nil {
 		return err
 	}
 	return errAgain
 }
 
-// awaitHolder waits until nobody alive is at work on n.
-func (r *run) awaitHolder(ctx context.Context, s *synchronization.Session, n *node) error {
+// awaitHolder waits until nobody alive is at work on n, which h has as far as is known.
+func (r *run) awaitHolder(ctx context.Context, s *synchronization.Session, n *node, h synchronization.Holder) error {
 	n.leavePlace()
 	n.setForeign(true)
 	defer n.setForeign(false)
-	w := &vigil{run: r, node: n, began: n.awaitedSince(r.Now())}
+	n.waits.begin(r.Now())
+	defer func() { n.waits.end(r.Now()) }()
+	w := &vigil{run: r, node: n, who: nameOf(h)}
 	return w.wait(ctx, s)
 }
 
 // work does what the entry in our hands asks for.
 func (r *run) work(ctx context.Context, n *node, g *grip) error {
-	n.inOurHands()
 	c := g.claim
 	switch c.Entry().State {
 	case synchronization.Publishing: // a dead owner's decision
@@ -211,7 +212,7 @@ func (r *run) adoptDecided(ctx context.Context, s *synchronization.Session, n *n
 	if err == nil {
 		var named bool
 		if named, err = r.shows(ctx, storage.StageTag(n.stage.Digest), m); named {
-			r.published(n, man, ResultAdopted)
+			r.adopted(n, man)
 			return nil
 		}
 	}
@@ -285,7 +286,7 @@ func (r *run) adoptUnder(ctx context.Context, n *node, c *synchronization.Claim,
 	if err := c.Release(ctx); err != nil {
 		return err
 	}
-	r.published(n, m, ResultAdopted)
+	r.adopted(n, m)
 	return nil
 }
 
@@ -317,7 +318,10 @@ func (r *run) publish(ctx context.Context, n *node, c *synchronization.Claim, ca
 		return err
 	}
 	// Decided: from here on a cancelled run finishes rather than leaving it to others.
-	fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishing)
+	// Otherwise it takes as long as it takes: the ledger and the storage have bounds of
+	// their own.
+	n.decide()
+	fctx, cancel := outliving(ctx, finishing)
 	defer cancel()
 	r.phase(n, PhasePublishing, "")
 	if err := r.name(fctx, n, c, m); err != nil {

@@ -23,6 +23,7 @@ import (
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/storage/faulty"
 	"github.com/cairnbuild/cairn/storage/secondary"
+	"github.com/cairnbuild/cairn/synchronization"
 	ledgermem "github.com/cairnbuild/cairn/synchronization/mem"
 )
 
@@ -313,6 +314,62 @@ func TestAStorageOfAnotherProjectOrLedgerIsRefused(t *testing.T) {
 		must(t, err)
 		must(t, w.mem.Publish(t.Context(), storage.ProjectTag, m))
 		refused("format", w.host(), changed)
+	})
+}
+
+func TestAStorageThatIsRefusedBindsNoLedger(t *testing.T) {
+	for name, use := range map[string]func(ctx context.Context, h *host, l *synchronization.Ledger, p *stages.Plan) error{
+		"a build": func(ctx context.Context, h *host, _ *synchronization.Ledger, p *stages.Plan) error {
+			_, err := h.run(ctx, p, nil)
+			return err
+		},
+		"an adoption": func(ctx context.Context, h *host, l *synchronization.Ledger, _ *stages.Plan) error {
+			_, err := build.AdoptLedger(ctx, h.w.mem, l, "moved")
+			return err
+		},
+	} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			_, err := w.host().run(t.Context(), w.planOf(noSources{}, nil, app()), nil)
+			must(t, err)
+			p := w.planOf(noSources{}, nil, chainOfThree())
+			p.Project = "other"
+			h := w.host()
+			h.ledger = ledgermem.New(time.Now)
+			l, err := h.openLedger(t.Context(), p.Project)
+			must(t, err)
+			defer l.Close()
+			var foreign *build.ForeignStorageError
+			if err := use(t.Context(), h, l, p); !errors.As(err, &foreign) || foreign.What != "project" {
+				t.Errorf("%s: error %v, want a foreign project", name, err)
+			}
+			if err := l.Bind(t.Context(), "registry.test/other"); err != nil {
+				t.Errorf("%s: the project's own storage is refused then: %v", name, err)
+			}
+		})
+	}
+}
+
+func TestAnAdoptedLedgerIsBound(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t)
+		p := w.planOf(noSources{}, nil, app())
+		_, err := w.host().run(t.Context(), p, nil)
+		must(t, err)
+		h := w.host()
+		h.ledger = ledgermem.New(time.Now)
+		other, err := h.openLedger(t.Context(), "another") // makes its objects other ones
+		must(t, err)
+		other.Close()
+		l, err := h.openLedger(t.Context(), p.Project)
+		must(t, err)
+		defer l.Close()
+		_, err = build.AdoptLedger(t.Context(), w.mem, l, "moved")
+		must(t, err)
+		var elsewhere *synchronization.BoundElsewhereError
+		if err := l.Bind(t.Context(), "registry.test/elsewhere"); !errors.As(err, &elsewhere) || elsewhere.Bound != w.mem.Address() {
+			t.Errorf("binding it elsewhere: %v", err)
+		}
 	})
 }
 

@@ -1,6 +1,9 @@
 package build
 
-import "context"
+import (
+	"context"
+	"time"
+)
 
 // turn is a lock for work that takes long: who waits for it can give up. A
 // mutex would have a cancelled run wait for a request that is under way.
@@ -39,4 +42,19 @@ func (o *once) do(ctx context.Context, f func() error) error {
 	err := f()
 	o.done = err == nil
 	return err
+}
+
+// outliving returns ctx without its end, which comes later by d. The end has the
+// same cause. The function returned ends it at once.
+func outliving(ctx context.Context, d time.Duration) (context.Context, func()) {
+	late, cancel := context.WithCancelCause(context.WithoutCancel(ctx))
+	stop := context.AfterFunc(ctx, func() {
+		if pause(late, d) == nil {
+			cancel(context.Cause(ctx))
+		}
+	})
+	return late, func() {
+		stop()
+		cancel(nil)
+	}
 }

@@ -180,9 +180,6 @@ func (s Settings) AdoptLedger(ctx context.Context, h Host, st *Storages, project
 		return "", err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
-	if err := l.Bind(ctx, stages.Address()); err != nil {
-		return "", err
-	}
 	return build.AdoptLedger(ctx, stages, l.Ledger, reason)
 }
 
