@@ -317,3 +317,13 @@ func TestTheIndexOfABuildIsNotPutAgainByWhoAdopted(t *testing.T) {
 		}
 	})
 }
+
+// breakLock breaks the lock of a stage, which there must be.
+func breakLock(t *testing.T, l *synchronization.Ledger, d stages.Digest) {
+	t.Helper()
+	there, err := l.Break(t.Context(), d)
+	must(t, err)
+	if !there {
+		t.Errorf("stage %s has no entry to break", d.Short())
+	}
+}

@@ -530,7 +530,7 @@ func TestAChildOfALostCandidateIsMadeAgainUponThePublishedOne(t *testing.T) {
 			l, err := w.host().openLedger(t.Context(), "shop")
 			must(t, err)
 			defer l.Close()
-			must(t, l.Break(t.Context(), parent))
+			breakLock(t, l, parent)
 			_, err = w.host().run(t.Context(), first, nil)
 			must(t, err)
 		}
@@ -565,7 +565,7 @@ func TestALockBrokenAfterTheDecisionKeepsItsOwnerFromThePut(t *testing.T) {
 			l, err := w.host().openLedger(t.Context(), "shop")
 			must(t, err)
 			defer l.Close()
-			must(t, l.Break(t.Context(), final.Digest))
+			breakLock(t, l, final.Digest)
 			_, err = w.host().run(t.Context(), p, nil)
 			must(t, err)
 		}
