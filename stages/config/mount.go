@@ -3,6 +3,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"math"
 	"regexp"
 	"slices"
 	"strconv"
@@ -121,7 +122,11 @@ func size() value[int64] {
 		if err != nil {
 			return 0, err
 		}
-		return n << map[string]int{"K": 10, "M": 20, "G": 30}[s[len(digits):]], nil
+		shift := map[string]int{"K": 10, "M": 20, "G": 30}[s[len(digits):]]
+		if n > math.MaxInt64>>shift {
+			return 0, fmt.Errorf("%q is too large", shorten(s))
+		}
+		return n << shift, nil
 	})
 	v.schema = map[string]any{"anyOf": []any{
 		map[string]any{"type": "integer", "minimum": 1}, map[string]any{"type": "string", "pattern": sizePattern},
