@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"regexp"
 	"slices"
+	"strconv"
 	"strings"
 )
 
@@ -96,6 +97,9 @@ func parseTCP(u *url.URL) (Address, error) {
 	}
 	if u.Hostname() == "" || u.Port() == "" || u.Path != "" {
 		return Address{}, fmt.Errorf("%s: it has to be HOST:PORT", u)
+	}
+	if port, err := strconv.ParseUint(u.Port(), 10, 16); err != nil || port == 0 {
+		return Address{}, fmt.Errorf("%s: %s is no port: want a number up to 65535", u, u.Port())
 	}
 	a := Address{Scheme: SchemeTCP, Target: u.Host}
 	if len(q) > 0 {

@@ -48,6 +48,8 @@ func TestAnAddressThatCouldMeanSomethingElseIsRefused(t *testing.T) {
 		"tcp://me:secret@127.0.0.1:1":  "neither user nor fragment",
 		"tcp://127.0.0.1":              "has to be HOST:PORT",
 		"tcp://127.0.0.1:1/x":          "has to be HOST:PORT",
+		"tcp://127.0.0.1:99999":        "no port",
+		"tcp://127.0.0.1:0":            "no port",
 		"tcp://0.0.0.0:1":              "needs TLS",
 		"tcp://169.254.1.1:1":          "needs TLS",
 		"tcp://localhost.evil.com:1":   "needs TLS",

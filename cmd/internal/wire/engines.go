@@ -4,6 +4,8 @@ import (
 	"context"
 	"fmt"
 	"net"
+	"os"
+	"slices"
 	"strings"
 
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
@@ -47,10 +49,39 @@ func splitEngine(given string) (stages.Platform, string, error) {
 		if platform, err = stages.ParsePlatform(before); err != nil {
 			return "", "", err
 		}
+		if platform.OS() != "linux" || !slices.Contains(architectures(), platform.Architecture()) {
+			return "", "", fmt.Errorf("%s is none of the platforms that engines build for: want linux with one of %s", platform, strings.Join(architectures(), ", "))
+		}
 		address = after
 	}
-	_, err := engine.ParseAddress(address)
+	a, err := engine.ParseAddress(address)
+	if err == nil && a.TLS != nil {
+		err = readable(a.TLS.Cert, a.TLS.Key, a.TLS.CA)
+	}
 	return platform, address, err
+}
+
+// architectures are those that BuildKit knows on Linux.
+func architectures() []string {
+	return []string{"amd64", "arm64", "arm", "386", "riscv64", "ppc64le", "s390x", "loong64", "mips64", "mips64le"}
+}
+
+// readable reports the first of files that cannot be read, so that a misspelt name
+// is not found only where the engine is needed. Those without a name are left out.
+func readable(files ...string) error {
+	for _, name := range files {
+		if name == "" {
+			continue
+		}
+		f, err := os.Open(name)
+		if err != nil {
+			return err
+		}
+		if err := f.Close(); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 // Engine connects to the engine that the settings name for a platform, or else to
