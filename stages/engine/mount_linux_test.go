@@ -6,9 +6,15 @@ import (
 	"crypto/rand"
 	"encoding/pem"
 	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -64,6 +70,49 @@ func output(t testing.TB, e *engine.Engine, j *engine.Job) ([]string, *layer) {
 	})
 	check(t, err)
 	return lines, l
+}
+
+// asked notes which secrets are wanted.
+type asked struct {
+	vault
+	mu  sync.Mutex
+	ids []string
+}
+
+func (a *asked) Secret(ctx context.Context, id string) ([]byte, error) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.ids = append(a.ids, id)
+	return a.vault.Secret(ctx, id)
+}
+
+// The engine looks for tokens by itself when it fetches from elsewhere.
+func TestASecretThatNoMountNamesIsNotGiven(t *testing.T) {
+	t.Parallel()
+	server := httptest.NewServer(http.NotFoundHandler())
+	defer server.Close()
+	for _, named := range []bool{false, true} {
+		given := &asked{vault: vault{"GIT_AUTH_TOKEN": "tok", "GIT_AUTH_HEADER": "tok"}}
+		e := dialWith(t, engine.Options{Secrets: given})
+		j := &engine.Job{Key: key(t, fmt.Sprint(named)), Name: "app", Platform: "linux/amd64", Dockerfile: &engine.Dockerfile{
+			Recipe: &stages.Dockerfile{},
+			Source: &stages.DockerfileSource{
+				Path: "Dockerfile", Root: -1, BuildPlatform: "linux/amd64",
+				Text: []byte("FROM scratch\nADD " + server.URL + "/x.git#" + strings.Repeat("1", 40) + " /x\n"),
+			},
+		}}
+		if named {
+			j.Dockerfile.Recipe.Secrets = []string{"GIT_AUTH_TOKEN"}
+		}
+		if _, err := e.Build(t.Context(), j, func(context.Context, int, io.Reader) error { return nil }, nil); err == nil {
+			t.Error("what is not there was fetched")
+		}
+		given.mu.Lock()
+		if got := slices.Contains(given.ids, "GIT_AUTH_TOKEN"); got != named || slices.Contains(given.ids, "GIT_AUTH_HEADER") {
+			t.Errorf("named: %t; given are %q", named, given.ids)
+		}
+		given.mu.Unlock()
+	}
 }
 
 func TestMountsAreSeenByCommandsAndLeaveNoTrace(t *testing.T) {

@@ -92,7 +92,7 @@ func (e *Engine) solve(ctx context.Context, def *llb.Definition, job *Job, store
 		return err
 	}
 	s.Allow(attachment{store})
-	e.attach(s)
+	e.attach(s, job)
 	status := make(chan *client.SolveStatus)
 	var parts sync.WaitGroup
 	parts.Go(func() { m.watch(status) })

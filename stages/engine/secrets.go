@@ -108,12 +108,9 @@ func (s *secretStore) failure(j *Job) error {
 	var failed error
 	// The function given here never fails.
 	_ = j.visit(map[*Job]bool{}, func(j *Job) error {
-		if j.Commands == nil {
-			return nil
-		}
-		for _, m := range j.Commands.Mounts {
-			if err := s.failed[m.ID]; failed == nil && m.Type == stages.MountSecret && err != nil {
-				failed = fmt.Errorf("%s: secret %q: %w", j.Name, m.ID, err)
+		for _, id := range j.secrets() {
+			if err := s.failed[id]; failed == nil && err != nil {
+				failed = fmt.Errorf("%s: secret %q: %w", j.Name, id, err)
 			}
 		}
 		return nil
@@ -121,9 +118,48 @@ func (s *secretStore) failure(j *Job) error {
 	return failed
 }
 
-// attach offers to a session what commands may mount.
-func (e *Engine) attach(s *session.Session) {
-	s.Allow(secretsprovider.NewSecretProvider(e.secrets))
+// secrets returns the ids of those that the job itself mounts.
+func (j *Job) secrets() []string {
+	var out []string
+	if j.Dockerfile != nil {
+		out = append(out, j.Dockerfile.Recipe.Secrets...)
+	}
+	if j.Commands != nil {
+		for _, m := range j.Commands.Mounts {
+			if m.Type == stages.MountSecret {
+				out = append(out, m.ID)
+			}
+		}
+	}
+	return out
+}
+
+// namedSecrets are those that a job and what it is made from mount. The engine asks
+// for others of its own accord, for instance before it fetches a repository.
+type namedSecrets struct {
+	*secretStore
+	ids map[string]bool
+}
+
+// GetSecret implements [secrets.SecretStore].
+func (s namedSecrets) GetSecret(ctx context.Context, id string) ([]byte, error) {
+	if !s.ids[id] {
+		return nil, fmt.Errorf("secret %s: %w", id, secrets.ErrNotFound)
+	}
+	return s.secretStore.GetSecret(ctx, id)
+}
+
+// attach offers to a session what the commands of a job may mount.
+func (e *Engine) attach(s *session.Session, job *Job) {
+	named := namedSecrets{e.secrets, map[string]bool{}}
+	// The function given here never fails.
+	_ = job.visit(map[*Job]bool{}, func(j *Job) error {
+		for _, id := range j.secrets() {
+			named.ids[id] = true
+		}
+		return nil
+	})
+	s.Allow(secretsprovider.NewSecretProvider(named))
 	if e.agents != nil {
 		s.Allow(e.agents.provider)
 	}
