@@ -1,5 +1,10 @@
 package stages
 
+import (
+	"slices"
+	"strconv"
+)
+
 // Dockerfile is everything that the result of a Dockerfile follows from: what
 // its target does, with which arguments, bases and files. Whatever else the file
 // says, comments and stages that the target does not need above all, is not here.
@@ -32,6 +37,12 @@ type Dockerfile struct {
 	// Target is the name of the target, which TARGETSTAGE tells commands; empty
 	// for one without a name.
 	Target string `json:"target,omitempty"`
+}
+
+// Begins reports whether a stage begins from the n-th of Bases.
+func (d *Dockerfile) Begins(n int) bool {
+	from := "base " + strconv.Itoa(n)
+	return slices.ContainsFunc(d.Stages, func(s DockerfileStage) bool { return s.From == from })
 }
 
 // DockerfileBase is an image that a Dockerfile names.

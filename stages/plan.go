@@ -33,6 +33,8 @@ type Selection struct {
 	Stages []Kind
 	// Whole has all files of the mapping placed by Kind.
 	Whole bool
+	// Absent lists a submodule whose files are not here as one entry; else it is an error.
+	Absent bool
 	// Later are the image's later mappings: a target path that one of them gives
 	// is not part of this selection.
 	Later []*Mapping

@@ -111,9 +111,15 @@ func (j *jobMaker) dockerfile(ctx context.Context) error {
 	d := &engine.Dockerfile{Recipe: s.Recipe.Dockerfile, Source: s.Dockerfile, Fresh: s.Recipe.Salt != ""}
 	j.job.Dockerfile = d
 	for i, ref := range s.Dockerfile.Bases {
-		base, err := j.borrow(ctx, ref, s.Recipe.Dockerfile.Bases[i].Platform)
+		base, triggers, err := j.borrow(ctx, ref, s.Recipe.Dockerfile.Bases[i].Platform)
 		if err != nil {
 			return fmt.Errorf("base %s: %w", ref.Name, err)
+		}
+		// Triggers run where a stage begins, not where files are taken.
+		if s.Recipe.Dockerfile.Begins(i) {
+			if err := dockerfile.CheckTriggers(ref.Name, triggers); err != nil {
+				return fmt.Errorf("base %s: %w", ref.Name, err)
+			}
 		}
 		if i == s.Dockerfile.Root {
 			base.Image.Blobs = j.blobsOf(s.Parent)
@@ -133,25 +139,23 @@ func (j *jobMaker) dockerfile(ctx context.Context) error {
 
 // borrow opens a base. Its layers are read where it is, and only when the engine
 // asks for them: a base that is not that of the target never gets into the storage.
-func (j *jobMaker) borrow(ctx context.Context, ref stages.BaseRef, p stages.Platform) (engine.DockerfileBase, error) {
+// Its triggers are returned, too.
+func (j *jobMaker) borrow(ctx context.Context, ref stages.BaseRef, p stages.Platform) (engine.DockerfileBase, []string, error) {
 	out := engine.DockerfileBase{Reference: ref.Name, Platform: p}
 	repo, err := j.Base(ctx, ref.Name)
 	if err != nil {
-		return out, err
+		return out, nil, err
 	}
 	m, err := repo.Manifest(ctx, ref.Digest)
 	if err != nil {
-		return out, err
+		return out, nil, err
 	}
 	img, err := assemble.Borrow(ctx, repo, m, p)
 	if err != nil {
-		return out, err
-	}
-	if err := dockerfile.CheckTriggers(ref.Name, img.Triggers()); err != nil {
-		return out, err
+		return out, nil, err
 	}
 	out.Image = &engine.Image{Manifest: img.Manifest().Descriptor, Bytes: img.Manifest().Bytes, Config: img.ConfigBlob(), Blobs: repo}
-	return out, nil
+	return out, img.Triggers(), nil
 }
 
 // contextTree is the context of a Dockerfile.

@@ -31,7 +31,7 @@ const ignoreName = ".dockerignore"
 // Selection returns the files of a context directory as a mapping, for whoever
 // reads their contents.
 func Selection(dir string) stages.Selection {
-	return stages.Selection{Mapping: &stages.Mapping{Add: dir, To: "/"}, Kind: stages.KindSource, Whole: true}
+	return stages.Selection{Mapping: &stages.Mapping{Add: dir, To: "/"}, Kind: stages.KindSource, Whole: true, Absent: true}
 }
 
 // contextFiles returns the files of the context that instructions can take.
@@ -69,9 +69,13 @@ func (g *graph) contextFiles(ctx context.Context, files Files, takes []take) ([]
 	}
 	var out []gitsource.File
 	for i, f := range kept {
-		if chosen[i] {
-			out = append(out, f)
+		if !chosen[i] {
+			continue
 		}
+		if f.Absent != nil {
+			return nil, fmt.Errorf("context of %s: %w", g.name, gitsource.OrElse(f.Absent, "leave it out of the context with a line "+f.Path+" in "+from))
+		}
+		out = append(out, f)
 	}
 	return out, nil
 }
@@ -107,8 +111,12 @@ func (t take) choose(files []gitsource.File, chosen []bool) (int, error) {
 		if !ok {
 			parts := strings.Split(files[i].Path, "/")
 			var err error
-			if len(parts) >= len(pattern) {
-				if ok, err = matchParts(pattern, parts[:len(pattern)]); err != nil {
+			n := len(pattern)
+			if files[i].Absent != nil { // what is in it may be what is wanted
+				n = min(n, len(parts))
+			}
+			if len(parts) >= n {
+				if ok, err = matchParts(pattern[:n], parts[:n]); err != nil {
 					return 0, err
 				}
 			}

@@ -17,6 +17,9 @@ import (
 	"github.com/cairnbuild/cairn/stages/source"
 )
 
+// absent is the content of a submodule whose files are not here.
+const absent = "absent"
+
 // tree is a project in memory; a name that ends in "@" is a symbolic link. Names on
 // lines of .lfs are files of Git LFS.
 type tree map[string]string
@@ -42,6 +45,9 @@ func (t tree) Files(sel stages.Selection) ([]source.File, error) {
 		id := sha256.Sum256([]byte(t[name]))
 		f := source.File{Path: rel, Mode: source.ModeRegular, Object: hex.EncodeToString(id[:20])}
 		f.LFS = slices.Contains(strings.Split(t[".lfs"], "\n"), name)
+		if t[name] == absent {
+			f.Mode, f.Absent = source.ModeSubmodule, &source.Error{Op: "add", Subject: rel, Class: source.ErrSubmodule, Hint: "fetch it"}
+		}
 		if link, ok := strings.CutSuffix(rel, "@"); ok {
 			f.Path, f.Mode = link, source.ModeSymlink
 		}
@@ -209,6 +215,35 @@ func TestInstructionsTakeFilesAsDockerDoes(t *testing.T) {
 	}
 }
 
+func TestASubmoduleThatIsNotHereMattersOnlyToWhoTakesIt(t *testing.T) {
+	tests := []struct {
+		name, text, ignore string
+		wanted             bool
+	}{
+		{"nobody takes it", "COPY a.txt /", "", false},
+		{"it is left out", "COPY . /", "lib\n", false},
+		{"a part of it is left out with it", "COPY . /", "lib/**\nlib\n", false},
+		{"all is taken", "COPY . /", "", true},
+		{"it is taken by name", "COPY lib /", "", true},
+		{"a part of it is taken", "COPY lib/deep/x /", "", true},
+		{"a pattern may find something in it", "COPY l*/x /", "", true},
+		{"a pattern finds something else", "COPY o*/x /", "", false},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			files := tree{"Dockerfile": "FROM a\n" + tt.text + "\n", "a.txt": "a", "lib": absent, ".dockerignore": tt.ignore}
+			_, err := dockerfile.Load(t.Context(), files, options())
+			var e *source.Error
+			if found := errors.As(err, &e) && errors.Is(err, source.ErrSubmodule); found != tt.wanted || !found && err != nil {
+				t.Fatalf("the error is %v", err)
+			}
+			if tt.wanted && e.Hint != "fetch it; or leave it out of the context with a line lib in .dockerignore" {
+				t.Errorf("the hint is %s", e.Hint)
+			}
+		})
+	}
+}
+
 func TestAVariableOfTheBaseMakesAllFilesCount(t *testing.T) {
 	f := tree{"Dockerfile": "FROM debian\nCOPY ${SOMEWHERE:-a.txt} /\n", "a.txt": "1", "b.txt": "2"}
 	if got := strings.Join(load(t, f, nil).Source.Files, " "); got != "Dockerfile a.txt b.txt" {
@@ -258,6 +293,27 @@ func TestEachMistakeHasItsLine(t *testing.T) {
 				t.Errorf("the error repeats the login: %v", err)
 			}
 		})
+	}
+}
+
+func TestAWordThatLooksLikeAFlagIsNone(t *testing.T) {
+	text := func(copy string) string {
+		return load(t, tree{"Dockerfile": "FROM scratch\n" + copy + "\n", "a": "1", "--parents": "2"}, nil).Recipe.Stages[0].Instructions[0]
+	}
+	if flag, word := text("COPY --parents a /"), text("COPY -- --parents a /"); flag == word || word != "COPY -- --parents a /" {
+		t.Errorf("a flag gives %q, a word %q", flag, word)
+	}
+	if got := text("COPY -- a /"); got != "COPY a /" {
+		t.Errorf("a separator that nothing needs gives %q", got)
+	}
+}
+
+func TestOnlyWhatAStageBeginsFromHasTriggers(t *testing.T) {
+	d := load(t, tree{"Dockerfile": "FROM one\nCOPY --from=two /a /a\nRUN --mount=from=three,target=/x y\n"}, nil).Recipe
+	for n, want := range []bool{true, false, false} {
+		if got := d.Begins(n); got != want {
+			t.Errorf("base %d: begins a stage: %t", n, got)
+		}
 	}
 }
 

@@ -150,7 +150,11 @@ func usual(n *parser.Node) string {
 		}
 		words = append(words, "["+strings.Join(list, ", ")+"]")
 	} else {
-		words = append(words, plainWords(n)...)
+		plain := plainWords(n)
+		if len(plain) > 0 && strings.HasPrefix(plain[0], "--") {
+			words = append(words, "--") // which keeps the first word from being a flag
+		}
+		words = append(words, plain...)
 	}
 	var b strings.Builder
 	b.WriteString(strings.Join(words, " "))

@@ -106,7 +106,11 @@ func (l *listing) origin(i int) *origin {
 
 // entry returns file i, to be known by path.
 func (l *listing) entry(i int, path string) File {
-	return File{Path: path, Mode: l.modes[i], Object: l.hexID(i), LFS: l.isLFS(i), name: l.path(i), from: l.origin(i)}
+	f := File{Path: path, Mode: l.modes[i], Object: l.hexID(i), LFS: l.isLFS(i), name: l.path(i), from: l.origin(i)}
+	if f.Mode == ModeSubmodule {
+		f.Absent = l.why(i)
+	}
+	return f
 }
 
 func (l *listing) id(i int) []byte { return l.ids[i*l.idLen : (i+1)*l.idLen] }

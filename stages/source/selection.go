@@ -36,7 +36,10 @@ func (t *Tree) selected(sel stages.Selection) (view, *part, error) {
 	deps := declarations(sel)
 	later := overlapping(sel)
 	key := partitionKey(sel.Mapping, deps, later)
-	p, err := t.partitions.get(key, func() (*partition, error) { return t.partition(sel.Mapping, deps, later) })
+	if sel.Absent {
+		key += "absent"
+	}
+	p, err := t.partitions.get(key, func() (*partition, error) { return t.partition(sel, deps, later) })
 	if err != nil {
 		return view{}, nil, err
 	}
@@ -131,7 +134,8 @@ func appendString(b []byte, s string) []byte {
 
 // partition splits a mapping's files among the stages: the first one that
 // declares a file places it.
-func (t *Tree) partition(m *stages.Mapping, deps []declaration, later []*stages.Mapping) (*partition, error) {
+func (t *Tree) partition(sel stages.Selection, deps []declaration, later []*stages.Mapping) (*partition, error) {
+	m := sel.Mapping
 	from, err := t.of(m)
 	if err != nil {
 		return nil, err
@@ -147,7 +151,7 @@ func (t *Tree) partition(m *stages.Mapping, deps []declaration, later []*stages.
 		}
 	}
 	for _, i := range from.submodules {
-		if i >= v.lo && i < v.hi && left.has(i-v.lo) {
+		if !sel.Absent && i >= v.lo && i < v.hi && left.has(i-v.lo) {
 			return nil, v.unavailable(i)
 		}
 	}

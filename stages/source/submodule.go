@@ -156,7 +156,7 @@ func (p place) unavailable(why error, instead string) error {
 	if hint == "" {
 		hint = "run: git submodule update --init --recursive " + shellWord(p.outer)
 	}
-	return &Error{Op: "add", Subject: fmt.Sprintf("%q", p.path), Class: ErrSubmodule, Err: why, Hint: hint + "; or exclude it with excludePaths"}
+	return &Error{Op: "add", Subject: fmt.Sprintf("%q", p.path), Class: ErrSubmodule, Err: why, Hint: hint}
 }
 
 // moduleDirs returns the git directories, one or two, that a submodule can have:

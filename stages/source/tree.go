@@ -86,6 +86,9 @@ type File struct {
 	// content is what that names.
 	LFS bool
 
+	// Absent says why a submodule's files are not here; nil for all other files.
+	Absent error
+
 	// name is the path in the tree, for messages.
 	name string
 	// from is where the content is.
@@ -212,7 +215,7 @@ func (t *Tree) view(m *stages.Mapping) (view, error) {
 func (t *Tree) noSuchPath(m *stages.Mapping) error {
 	for dir := m.Add; dir != "." && dir != "/"; dir = path.Dir(dir) {
 		if i, ok := t.all().find(dir); ok && t.files.modes[i] == ModeSubmodule {
-			return t.files.unavailable(i)
+			return t.files.why(i)
 		}
 	}
 	where := "the configuration file"
@@ -268,8 +271,12 @@ func quoteList(names []string) string {
 	return strings.Join(quoted, ", ")
 }
 
-// unavailable says why the files of submodule i are not listed.
+// unavailable says why the files of submodule i, which a mapping adds, are not listed.
 func (l *listing) unavailable(i int) error {
+	return OrElse(l.why(i), "exclude it with excludePaths")
+}
+
+func (l *listing) why(i int) error {
 	if why := l.absent[i]; why != nil {
 		return why
 	}
@@ -277,5 +284,19 @@ func (l *listing) unavailable(i int) error {
 }
 
 func submoduleError(path string) error {
-	return &Error{Op: "add", Subject: fmt.Sprintf("%q", path), Class: ErrSubmodule, Hint: "exclude it with excludePaths"}
+	return &Error{Op: "add", Subject: fmt.Sprintf("%q", path), Class: ErrSubmodule}
+}
+
+// OrElse adds to the hint of an error about a submodule what else can be done.
+func OrElse(err error, hint string) error {
+	var e *Error
+	if !errors.As(err, &e) || e.Class != ErrSubmodule {
+		return err
+	}
+	more := *e
+	if more.Hint != "" {
+		hint = more.Hint + "; or " + hint
+	}
+	more.Hint = hint
+	return &more
 }
