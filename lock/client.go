@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"encoding/binary"
 	"encoding/hex"
@@ -87,8 +88,8 @@ func NewClient(ctx context.Context, store Store, o Options) *Client {
 		store:   store,
 		now:     o.Now,
 		dice:    dice{r: o.Rand},
-		request: orDefault(o.Request, DefaultRequest),
-		budget:  orDefault(o.Budget, DefaultBudget),
+		request: cmp.Or(o.Request, DefaultRequest),
+		budget:  cmp.Or(o.Budget, DefaultBudget),
 		outage:  o.Outage,
 		life:    life,
 		end:     end,
@@ -99,13 +100,6 @@ func NewClient(ctx context.Context, store Store, o Options) *Client {
 	}
 	c.clock = &shared[time.Time]{c: c, do: store.Now}
 	return c
-}
-
-func orDefault(d, def time.Duration) time.Duration {
-	if d == 0 {
-		return def
-	}
-	return d
 }
 
 // Close ends the requests under way and waits for them.

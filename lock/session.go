@@ -1,6 +1,7 @@
 package lock
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -49,7 +50,7 @@ func (c *Client) Join(ctx context.Context, o SessionOptions) (*Session, error) {
 	s := &Session{
 		client: c,
 		group:  o.Group,
-		record: Record{Session: id, Holder: o.Holder, Seq: 1, TTL: orDefault(o.TTL, DefaultTTL)},
+		record: Record{Session: id, Holder: o.Holder, Seq: 1, TTL: cmp.Or(o.TTL, DefaultTTL)},
 		done:   make(chan struct{}),
 	}
 	if err := c.Retry(ctx, s.first); err != nil {

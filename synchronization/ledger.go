@@ -1,6 +1,7 @@
 package synchronization
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -126,26 +127,19 @@ func newLedger(ctx context.Context, b Backend, project string, o Options) *Ledge
 		record:  recordName(project),
 		holder:  o.Holder,
 		log:     o.Logger,
-		ttl:     orDefault(o.TTL, lock.DefaultTTL),
-		delta:   orDefault(o.Delta, DefaultDelta),
-		guard:   orDefault(o.Guard, DefaultGuard),
+		ttl:     cmp.Or(o.TTL, lock.DefaultTTL),
+		delta:   cmp.Or(o.Delta, DefaultDelta),
+		guard:   cmp.Or(o.Guard, DefaultGuard),
 		now:     o.Now,
 		uids:    map[string]string{},
 	}
-	l.look = orDefault(o.LookEvery, l.ttl/10)
+	l.look = cmp.Or(o.LookEvery, l.ttl/10)
 	if l.log == nil {
 		l.log = zap.NewNop()
 	}
 	l.crowd = l.client.Observe(l.record)
 	l.watches = &watches{cells: b, jitter: l.client.Jitter, log: l.log, open: map[string]*watch{}}
 	return l
-}
-
-func orDefault(d, def time.Duration) time.Duration {
-	if d == 0 {
-		return def
-	}
-	return d
 }
 
 // Close ends the ledger's requests and waits for them. It leaves the backend

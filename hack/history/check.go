@@ -33,7 +33,10 @@ const (
 	Honest Rule = "the registry's log agrees"
 	// Once: commands run once, and again only where a runner was disturbed.
 	Once Rule = "commands run once"
-	// Ends: every runner ends, well or with a documented error.
+	// Undeleted: nobody deletes tags or manifests, for no cleaner runs.
+	Undeleted Rule = "nothing is deleted"
+	// Ends: every runner that is not killed ends well. What goes wrong lasts for less
+	// time than a run waits for it.
 	Ends Rule = "runners end"
 )
 
@@ -92,6 +95,7 @@ func Check(h *History) []Violation {
 	c.checkReads()
 	c.checkDecisions()
 	c.checkPuts()
+	c.checkDeletions()
 	c.checkReports()
 	c.checkFinal()
 	c.checkLog()
@@ -235,6 +239,13 @@ func (c *checker) checkPuts() {
 	}
 }
 
+// checkDeletions: Undeleted. What was asked for counts, whatever the registry said.
+func (c *checker) checkDeletions() {
+	for _, e := range c.of[Delete] {
+		c.violate(Undeleted, []*Event{e}, "runner %s deletes %s", e.Runner, e.Tag+e.alone())
+	}
+}
+
 // guarded reports whether the runner saw, shortly before the put, the entry that
 // decides for exactly this manifest in the name of its own session.
 func (c *checker) guarded(l *life, put *Event, reads []*Event) bool {
@@ -295,7 +306,7 @@ func (c *checker) checkEnds() {
 	}
 	for _, e := range c.of[End] {
 		over[e.Runner] = true
-		if e.Exit != 0 && (!c.Faults || !documented(e.Exit)) {
+		if e.Exit != 0 {
 			c.violate(Ends, []*Event{e}, "runner %s ends with %d", e.Runner, e.Exit)
 		}
 	}
@@ -305,10 +316,6 @@ func (c *checker) checkEnds() {
 		}
 	}
 }
-
-// documented are the exits of a run whose registry or ledger was away for longer
-// than it waits, with or without a result that it keeps.
-func documented(exit int) bool { return exit == 6 || exit == 7 || exit == 9 }
 
 // short is a stage as people are shown it.
 func short(stage string) string { return stage[:min(12, len(stage))] }

@@ -230,14 +230,13 @@ func tell(faults bool, story []act) *History {
 
 func TestRightHistoriesPass(t *testing.T) {
 	stories := map[string][]act{
-		"one builds and one adopts":                           together(),
-		"a killed runner's stage is taken over":               takenOver(),
-		"a lost manifest ends its generation":                 anew(),
-		"the answer of a decision is lost":                    unheard(),
-		"a stage is released and taken again":                 edit(together(), before("a acquires", "b acquires", writes("b", text(building, "5b", "9", "", ""))), before("a acquires", "b releases", writes("b", ""))),
-		"a published entry is swept":                          edit(together(), before("a ends", "sweep", writes("b", ""))),
-		"a run ends with an error while the registry is away": edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 6}))),
-		"a runner joins twice":                                edit(together(), before("a acquires", "a joins again", joins("a", "5c"))),
+		"one builds and one adopts":             together(),
+		"a killed runner's stage is taken over": takenOver(),
+		"a lost manifest ends its generation":   anew(),
+		"the answer of a decision is lost":      unheard(),
+		"a stage is released and taken again":   edit(together(), before("a acquires", "b acquires", writes("b", text(building, "5b", "9", "", ""))), before("a acquires", "b releases", writes("b", ""))),
+		"a published entry is swept":            edit(together(), before("a ends", "sweep", writes("b", ""))),
+		"a runner joins twice":                  edit(together(), before("a acquires", "a joins again", joins("a", "5c"))),
 	}
 	for name, story := range stories {
 		t.Run(name, func(t *testing.T) {
@@ -307,7 +306,12 @@ func TestWrongHistoriesAreRefused(t *testing.T) {
 		{"a command of nothing runs", Once, edit(together(), before("a decides", "x", happens(Event{Kind: Command, Command: "p/x/setup"})))},
 		{"a taken over command runs a third time", Once, edit(takenOver(), before("b decides", "b runs again", runs()))},
 		{"a runner hangs", Ends, edit(together(), without("b ends"))},
-		{"a runner ends with an error of no name", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 1})))},
+		{"a runner fails", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 1})))},
+		{"a runner gives up the registry", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 6})))},
+		{"a runner gives up the ledger", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 7})))},
+		{"a runner keeps what it should publish", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 9})))},
+		{"a tag is deleted", Undeleted, edit(together(), before("b ends", "b deletes", happens(Event{Kind: Delete, Runner: "b", Tag: stageName(), Status: 202})))},
+		{"a manifest is deleted, and nobody knows whether it is gone", Undeleted, edit(together(), before("b ends", "b deletes", happens(Event{Kind: Delete, Runner: "b", Digest: one})))},
 	}
 	seen := map[Rule]bool{}
 	for _, tt := range tests {
@@ -319,7 +323,7 @@ func TestWrongHistoriesAreRefused(t *testing.T) {
 			}
 		})
 	}
-	for _, r := range []Rule{OneManifest, Decided, Legal, Asked, Guarded, Agreed, Kept, Honest, Once, Ends} {
+	for _, r := range []Rule{OneManifest, Decided, Legal, Asked, Guarded, Agreed, Kept, Honest, Once, Undeleted, Ends} {
 		if !seen[r] {
 			t.Errorf("no history breaks %q", r)
 		}

@@ -35,6 +35,9 @@ const (
 	TagPut Kind = "tag-put"
 	// Push stores a manifest by its digest. Runner, Digest, Status, Seen.
 	Push Kind = "push"
+	// Delete asks the registry to delete a tag or a manifest. Runner, Tag or Digest,
+	// Status, Seen.
+	Delete Kind = "delete"
 	// LedgerRead is a read of a shard. Runner, Shard, Revision, Seen.
 	LedgerRead Kind = "ledger-read"
 	// LedgerWrite is a change of a shard. Runner, Shard, Changes, Status, Seen, and
@@ -111,8 +114,8 @@ type Revision struct {
 type History struct {
 	// Name says which history it is: a seed and sizes.
 	Name string `json:"name"`
-	// Faults were injected: runs may end with a documented error, and commands run
-	// again where a runner was killed, stopped or replaced.
+	// Faults were injected: commands run again where a runner was killed, stopped or
+	// replaced.
 	Faults bool `json:"faults"`
 	// Guard is for how long a runner may rely on a look at its entry, Delta is Δ.
 	Guard time.Duration `json:"guard"`

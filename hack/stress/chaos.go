@@ -108,9 +108,9 @@ func (r *round) replace(p *process) {
 	<-p.done
 	r.mu.Lock()
 	r.serial++
-	name := fmt.Sprintf("%s-%d", p.host.name(), r.serial)
+	n := r.serial
 	r.mu.Unlock()
-	if err := r.launch(name, p.host, 0); err != nil {
+	if err := r.launch(fmt.Sprintf("%s-%d", p.host.name(), n), p.host, r.skew(n)); err != nil {
 		r.fail(err)
 	}
 }

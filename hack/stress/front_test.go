@@ -132,3 +132,24 @@ func TestASpoiltTagIsRecordedAsTheRegistryAndTheRunnerSawIt(t *testing.T) {
 		})
 	}
 }
+
+func TestWhatRunnersDeleteIsRecorded(t *testing.T) {
+	one := digestOf([]byte("body"))
+	f, proxy, _ := registryFront(t, rates{})
+	for _, ref := range []string{"tag", one} {
+		req, err := http.NewRequestWithContext(t.Context(), http.MethodDelete, proxy.URL+"/v2/p/manifests/"+ref, http.NoBody)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp, err := http.DefaultClient.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		resp.Body.Close()
+	}
+	f.weather.pending.wait()
+	events := f.record.history().Events
+	if len(events) != 2 || events[0].Kind != history.Delete || events[0].Tag != "tag" || events[1].Kind != history.Delete || events[1].Digest != one {
+		t.Errorf("recorded are %v", events)
+	}
+}

@@ -15,35 +15,51 @@ func (f *front) serveRegistry(w http.ResponseWriter, r *http.Request) {
 	defer f.weather.pending.begin()()
 	busy := f.weather.bursting.Load()
 	ref, ok := strings.CutPrefix(r.URL.Path, "/v2/"+f.repository+"/manifests/")
-	recorded := ok && (r.Method == http.MethodPut || !isDigest(ref) && (r.Method == http.MethodGet || r.Method == http.MethodHead))
-	if !recorded {
+	x := exchange{to: f.registry, busy: busy}
+	switch {
+	case ok && r.Method == http.MethodPut:
+		kept := &keeping{ReadCloser: r.Body}
+		r.Body = kept
+		x.deferrable = !isDigest(ref)
+		x.note = func(_ answer, e history.Event) { f.notePut(ref, kept.read, e) }
+	case ok && r.Method == http.MethodDelete:
+		x.note = func(_ answer, e history.Event) { f.noteDelete(ref, e) }
+	case ok && !isDigest(ref) && (r.Method == http.MethodGet || r.Method == http.MethodHead):
+		x.note = func(a answer, e history.Event) { f.noteTag(ref, r.Method, a, e) }
+	default:
 		f.stream(w, r, f.registry, busy)
 		return
 	}
-	if r.Method != http.MethodPut {
-		f.pass(w, r, exchange{to: f.registry, busy: busy, note: func(a answer, e history.Event) {
-			e.Kind, e.Tag = history.TagRead, ref
-			if a.status == http.StatusOK {
-				e.Digest = a.header.Get("Docker-Content-Digest")
-				if r.Method == http.MethodGet {
-					e.Digest = digestOf(a.body)
-				}
-			}
-			f.record.add(e)
-		}})
-		return
+	f.pass(w, r, x)
+}
+
+func (f *front) notePut(ref string, body []byte, e history.Event) {
+	e.Kind, e.Digest = history.TagPut, digestOf(body)
+	if isDigest(ref) {
+		e.Kind = history.Push
+	} else {
+		e.Tag = ref
 	}
-	kept := &keeping{ReadCloser: r.Body}
-	r.Body = kept
-	f.pass(w, r, exchange{to: f.registry, busy: busy, deferrable: !isDigest(ref), note: func(_ answer, e history.Event) {
-		e.Kind, e.Digest = history.TagPut, digestOf(kept.read)
-		if isDigest(ref) {
-			e.Kind = history.Push
-		} else {
-			e.Tag = ref
+	f.record.add(e)
+}
+
+func (f *front) noteDelete(ref string, e history.Event) {
+	e.Kind, e.Tag = history.Delete, ref
+	if isDigest(ref) {
+		e.Tag, e.Digest = "", ref
+	}
+	f.record.add(e)
+}
+
+func (f *front) noteTag(ref, method string, a answer, e history.Event) {
+	e.Kind, e.Tag = history.TagRead, ref
+	if a.status == http.StatusOK {
+		e.Digest = a.header.Get("Docker-Content-Digest")
+		if method == http.MethodGet {
+			e.Digest = digestOf(a.body)
 		}
-		f.record.add(e)
-	}})
+	}
+	f.record.add(e)
 }
 
 func isDigest(ref string) bool { return strings.HasPrefix(ref, "sha256:") }

@@ -22,8 +22,8 @@ type shape struct {
 	work int
 	// faults: the proxies spoil exchanges.
 	faults bool
-	// skewed: the clocks of runners are wrong, by up to an hour each way.
-	skewed                         bool
+	// clocks is by how much the runners' clocks are wrong, in turn; none is by nothing.
+	clocks                         []time.Duration
 	kills, stops, restarts, bursts int
 	// limit is the deadline of the round.
 	limit time.Duration
@@ -153,10 +153,10 @@ func (r *round) launch(name string, h *host, skew time.Duration) error {
 
 // skew is by how much a runner's clock is wrong.
 func (r *round) skew(i int) time.Duration {
-	if !r.shape.skewed {
+	if len(r.shape.clocks) == 0 {
 		return 0
 	}
-	return []time.Duration{-time.Hour, time.Hour, -time.Minute, 37 * time.Minute}[i%4]
+	return r.shape.clocks[i%len(r.shape.clocks)]
 }
 
 func (r *round) rates() rates {

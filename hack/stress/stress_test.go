@@ -88,16 +88,33 @@ func TestFaultsBreakNoPromise(t *testing.T) {
 	}
 }
 
+// Runners die, so that others have to find them dead: where all clocks are behind, or
+// ahead, of the servers' nobody else can do so for those who cannot.
 func TestWrongClocksHaveNoEffect(t *testing.T) {
-	l, s := shared.start(t, quickTTL), faulty()
-	s.skewed, s.faults = true, false
-	s.kills, s.stops, s.restarts, s.bursts = 0, 0, 0, 0
-	hosts, err := l.engines(t.Context(), s.engines)
-	if err != nil {
-		t.Fatal(err)
+	l := shared.start(t, quickTTL)
+	for _, test := range []struct {
+		name   string
+		clocks []time.Duration
+	}{
+		{"all differ", []time.Duration{-time.Hour, time.Hour, -time.Minute, 37 * time.Minute}},
+		{"all are an hour behind", []time.Duration{-time.Hour}},
+		{"all are an hour ahead", []time.Duration{time.Hour}},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			s := faulty()
+			s.clocks, s.faults = test.clocks, false
+			s.restarts, s.bursts = 0, 0
+			hosts, err := l.engines(t.Context(), s.engines)
+			if err != nil {
+				t.Fatal(err)
+			}
+			o, err := l.play(t.Context(), seed(), s, hosts)
+			judge(t, o, err)
+			if o.kills == 0 {
+				t.Error("nobody was killed")
+			}
+		})
 	}
-	o, err := l.play(t.Context(), seed(), s, hosts)
-	judge(t, o, err)
 }
 
 // Without faults each command runs once, which the checker demands, and many
