@@ -61,6 +61,16 @@ shell:
   setup: |
     echo "$TOKEN" >&2; cat /run/secrets/pair
     ! grep -q yes /src/fail
+---
+image: packed
+dockerfile: Dockerfile
+secrets: [token, pair]
+-- Dockerfile --
+FROM @REGISTRY@/base/busybox:latest
+COPY code fail /src/
+RUN --mount=type=secret,id=token,env=TOKEN --mount=type=secret,id=pair \
+    echo "$TOKEN"; env; cat /run/secrets/pair; cat /run/secrets/pair >&2; \
+    printf '%s' "$TOKEN" | sha256sum > /made; ! grep -q yes /src/fail
 -- code --
 code
 -- fail --
@@ -84,20 +94,34 @@ func TestASecretPlantedAnywhereIsFoundNowhere(t *testing.T) {
 	}
 	writeSecret(t, filepath.Join(files, "pair"), "pair-user-Lk2\npair-pass-Wd9\n")
 	git(t, "-C", p.dir, "remote", "add", "origin", "https://robot:"+secrets["git remote"]+"@git.example.com/shop.git")
+	receiver, reports := newSpans(t), t.TempDir()
 	h.env = []string{
+		"OTEL_EXPORTER_OTLP_ENDPOINT=" + receiver.URL,
 		"PLANTED=" + secrets["variable"], "TOKEN=" + secrets["secret in a variable"],
 		"HTTP_PROXY=http://robot:" + secrets["proxy's address"] + "@127.0.0.1:9", "NO_PROXY=127.0.0.1",
 	}
 	c := newSpaced(t)
 	given := []string{"--synchronization", c.ledger(""), "--secret", "id=token,env=TOKEN", "--secret", "id=pair,src=" + filepath.Join(files, "pair"), "--ssh", "default=" + filepath.Join(files, "key")}
 
+	given = append(given, "--report-file", filepath.Join(reports, "report.json"))
 	b := h.startBuild(t, p, storage, given...)
 	arguments := watchArguments(b.done)
 	res := b.wait(t)
 	succeeded(t, res)
 	texts := map[string]string{"report": res.stdout, "log": res.stderr, "arguments of processes": <-arguments}
+	for _, ref := range []string{"app", "packed"} {
+		if file(t, pull(t, res.report.ref(t, ref), r.opts...), "/made") == "" {
+			t.Errorf("the commands of %s did not run", ref)
+		}
+	}
+	searchFiles(t, secrets.list(), reports)
 	p.change(t, "fail", "yes\n")
-	failed := h.startBuild(t, p, storage, given...).wait(t)
+	packed := h.startBuild(t, p, storage, append([]string{"packed"}, given...)...).wait(t)
+	if packed.code != 5 || !strings.Contains(packed.stderr, "***") {
+		t.Errorf("the Dockerfile that shall fail ends with %d:\n%s", packed.code, packed.stderr)
+	}
+	texts["report of a Dockerfile's failure"], texts["log of a Dockerfile's failure"] = packed.stdout, packed.stderr
+	failed := h.startBuild(t, p, storage, append([]string{"app"}, given...)...).wait(t)
 	if failed.code != 5 || !strings.Contains(failed.stderr, "***") {
 		t.Errorf("the commands that shall fail end with %d:\n%s", failed.code, failed.stderr)
 	}
@@ -109,8 +133,14 @@ func TestASecretPlantedAnywhereIsFoundNowhere(t *testing.T) {
 	if !strings.Contains(texts["ledger"], "stage.") {
 		t.Errorf("the ledger has no entries:\n%s", texts["ledger"])
 	}
+	receiver.mu.Lock()
+	texts["trace"] = receiver.raw.String()
+	receiver.mu.Unlock()
+	if texts["trace"] == "" {
+		t.Error("there is no trace")
+	}
 	secrets.absent(t, texts)
-	searchFiles(t, secrets.list(), h.cache, h.state)
+	searchFiles(t, secrets.list(), h.cache, h.state, reports)
 	searchRepository(t, secrets.list(), storage, r.opts)
 }
 
@@ -194,7 +224,7 @@ func TestAMissingSecretIsToldWithTheFlagThatGivesIt(t *testing.T) {
 	p := newProject(t, telling, shared.registry)
 	h := newHost(t, ownDaemon)
 	storage := storageOf(t, shared.registry, "")
-	res := h.startBuild(t, p, storage, "--secret", "id=pair,src="+filepath.Join(p.dir, "code")).wait(t)
+	res := h.startBuild(t, p, storage, "app", "--secret", "id=pair,src="+filepath.Join(p.dir, "code")).wait(t)
 	message, hint := res.errorLines()
 	if res.code != 2 || !strings.Contains(message, "stage setup") || !strings.Contains(message, `"token"`) || !strings.Contains(hint, "--secret id=token,") {
 		t.Errorf("cairn ends with %d:\n%s", res.code, res.stderr)
