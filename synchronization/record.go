@@ -294,7 +294,7 @@ func (l *Ledger) makeRecord(ctx context.Context, found map[string]lock.Snapshot)
 		}
 	}
 	seal := sentinel{Format: Format, Epoch: 1, Open: true}
-	var lost []string
+	var named []string // the records that shards name
 	for _, name := range allShards(l.project) {
 		old, err := l.decodeSentinel(name, found[name])
 		if errors.Is(err, errMissing) {
@@ -303,7 +303,7 @@ func (l *Ledger) makeRecord(ctx context.Context, found map[string]lock.Snapshot)
 		if err != nil {
 			return lock.Snapshot{}, nil, err
 		}
-		lost = []string{l.record}
+		named = append(named, old.Ledger)
 		if old.Epoch >= seal.Epoch {
 			seal = old.of("")
 		}
@@ -317,7 +317,15 @@ func (l *Ledger) makeRecord(ctx context.Context, found map[string]lock.Snapshot)
 		changes = append(changes, lock.Add(keyFormat, Format))
 	}
 	rec, err := l.client.Apply(ctx, l.record, changes...)
-	return rec, lost, err
+	if err != nil {
+		return rec, nil, err
+	}
+	// It may be another's, who made it, and the shards, while they were being read.
+	other := slices.ContainsFunc(named, func(uid string) bool { return uid != rec.UID })
+	if other || len(named) > 0 && wasEmptied(found[l.record]) {
+		return rec, []string{l.record}, nil
+	}
+	return rec, nil, nil
 }
 
 // makeShard gives a shard the sentinel where it has none or another ledger's.

@@ -1,12 +1,15 @@
 package synchronization_test
 
 import (
+	"context"
 	"crypto/rand"
 	"encoding/json"
 	"fmt"
+	"sync/atomic"
 	"testing"
 	"time"
 
+	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/synchronization"
 	"github.com/cairnbuild/cairn/synchronization/mem"
@@ -86,5 +89,47 @@ func TestAStagesShardFollowsFromItsDigest(t *testing.T) {
 		if _, ok := found[shard].Data["stage."+d.Hex()]; err != nil || !ok {
 			t.Errorf("the entry of %s is not in %s (%v)", d.Short(), shard, err)
 		}
+	}
+}
+
+// halfRead is a backend whose first reads leave out the record, as if another made
+// it, and the shards, while they were being read.
+type halfRead struct {
+	*mem.Backend
+	left atomic.Int64
+}
+
+func (b *halfRead) Read(ctx context.Context, shards ...string) (map[string]lock.Snapshot, error) {
+	found, err := b.Backend.Read(ctx, shards...)
+	if b.left.Add(-1) >= 0 {
+		delete(found, "cairn-shop")
+	}
+	return found, err
+}
+
+func TestALedgerThatAnotherMakesAtTheSameTimeIsNoLoss(t *testing.T) {
+	b := mem.New(time.Now)
+	first, err := synchronization.Open(t.Context(), b, "shop", ledgerOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer first.Close()
+	// The other has not come to the end: its record does not name the shards yet.
+	found, err := b.Read(t.Context(), "cairn-shop")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := b.Swap(t.Context(), "cairn-shop", []lock.Change{lock.Remove("shards", found["cairn-shop"].Data["shards"])}); err != nil {
+		t.Fatal(err)
+	}
+	half := &halfRead{Backend: b}
+	half.left.Store(2) // of the record alone, and of all
+	second, err := synchronization.Open(t.Context(), half, "shop", ledgerOptions())
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer second.Close()
+	if losses := second.Losses(); len(losses) != 0 {
+		t.Errorf("losses %v", losses)
 	}
 }

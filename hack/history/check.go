@@ -35,8 +35,8 @@ const (
 	Once Rule = "commands run once"
 	// Undeleted: nobody deletes tags or manifests, for no cleaner runs.
 	Undeleted Rule = "nothing is deleted"
-	// Ends: every runner that is not killed ends well. What goes wrong lasts for less
-	// time than a run waits for it.
+	// Ends: every runner that is not killed ends well, but for a few that say that the
+	// registry or the ledger was away.
 	Ends Rule = "runners end"
 )
 
@@ -301,20 +301,40 @@ func (e *Event) alone() string {
 // checkEnds: Ends.
 func (c *checker) checkEnds() {
 	over := map[string]bool{}
+	var gaveUp []*Event
 	for _, e := range c.of[Kill] {
 		over[e.Runner] = true
 	}
 	for _, e := range c.of[End] {
 		over[e.Runner] = true
-		if e.Exit != 0 {
+		switch {
+		case e.Exit == 0:
+		case c.Faults && e.gaveUp():
+			gaveUp = append(gaveUp, e)
+		default:
 			c.violate(Ends, []*Event{e}, "runner %s ends with %d", e.Runner, e.Exit)
 		}
+	}
+	if most := (len(c.of[Start]) + onceIn - 1) / onceIn; len(gaveUp) > most {
+		c.violate(Ends, gaveUp, "%d runners of %d gave up, at most %d may", len(gaveUp), len(c.of[Start]), most)
 	}
 	for _, e := range c.of[Start] {
 		if !over[e.Runner] {
 			c.violate(Ends, []*Event{e}, "runner %s does not end", e.Runner)
 		}
 	}
+}
+
+// onceIn is of how many runners one may give up the registry or the ledger in a round
+// with faults. What goes wrong is short, but a request's pauses are random, and now
+// and then all of its attempts fall into one burst.
+const onceIn = 20
+
+// gaveUp reports whether a run ended because its registry or ledger was away for
+// longer than it tried, with or without a result that it keeps: by its exit, and by
+// what it says of the cause.
+func (e *Event) gaveUp() bool {
+	return (e.Exit == 6 || e.Exit == 7 || e.Exit == 9) && strings.Contains(e.Note, "unavailable")
 }
 
 // short is a stage as people are shown it.

@@ -236,6 +236,7 @@ func TestRightHistoriesPass(t *testing.T) {
 		"the answer of a decision is lost":      unheard(),
 		"a stage is released and taken again":   edit(together(), before("a acquires", "b acquires", writes("b", text(building, "5b", "9", "", ""))), before("a acquires", "b releases", writes("b", ""))),
 		"a published entry is swept":            edit(together(), before("a ends", "sweep", writes("b", ""))),
+		"one of few gives up, and says why":     edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 6, Note: "storage unavailable: 503"}))),
 		"a runner joins twice":                  edit(together(), before("a acquires", "a joins again", joins("a", "5c"))),
 	}
 	for name, story := range stories {
@@ -307,9 +308,12 @@ func TestWrongHistoriesAreRefused(t *testing.T) {
 		{"a taken over command runs a third time", Once, edit(takenOver(), before("b decides", "b runs again", runs()))},
 		{"a runner hangs", Ends, edit(together(), without("b ends"))},
 		{"a runner fails", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 1})))},
-		{"a runner gives up the registry", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 6})))},
-		{"a runner gives up the ledger", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 7})))},
-		{"a runner keeps what it should publish", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 9})))},
+		{"too many give up", Ends, edit(together(),
+			instead("a ends", "a ends", happens(Event{Kind: End, Runner: "a", Exit: 6, Note: "storage unavailable: 503"})),
+			instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 7, Note: "the store is unavailable"})))},
+		{"a runner gives up the registry without a cause", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 6})))},
+		{"a runner gives up the ledger without a cause", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 7})))},
+		{"a runner keeps what it should publish without a cause", Ends, edit(together(), instead("b ends", "b ends", happens(Event{Kind: End, Runner: "b", Exit: 9})))},
 		{"a tag is deleted", Undeleted, edit(together(), before("b ends", "b deletes", happens(Event{Kind: Delete, Runner: "b", Tag: stageName(), Status: 202})))},
 		{"a manifest is deleted, and nobody knows whether it is gone", Undeleted, edit(together(), before("b ends", "b deletes", happens(Event{Kind: Delete, Runner: "b", Digest: one})))},
 	}
