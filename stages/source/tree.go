@@ -290,7 +290,7 @@ func submoduleError(path string) error {
 // OrElse adds to the hint of an error about a submodule what else can be done.
 func OrElse(err error, hint string) error {
 	var e *Error
-	if !errors.As(err, &e) || e.Class != ErrSubmodule {
+	if !errors.As(err, &e) || !errors.Is(e.Class, ErrSubmodule) {
 		return err
 	}
 	more := *e

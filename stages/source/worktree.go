@@ -327,19 +327,10 @@ func (w *workTree) read(root *os.Root, path string) (indexed, bool, error) {
 	if err != nil {
 		return indexed{}, false, err
 	}
-	f := indexed{path: path, mode: ModeRegular}
-	switch {
-	case st.Mode()&fs.ModeSymlink != 0:
-		f.mode = ModeSymlink
-	case !st.Mode().IsRegular():
-		return f, false, nil
-	case !w.keeps.links && isTracked && tracked.mode == ModeSymlink:
-		f.mode = ModeSymlink
-	case !w.keeps.executables && isTracked && tracked.mode != ModeSymlink:
-		f.mode = tracked.mode
-	case w.keeps.executables && st.Mode()&0o100 != 0:
-		f.mode = ModeExecutable
+	if st.Mode()&fs.ModeSymlink == 0 && !st.Mode().IsRegular() {
+		return indexed{}, false, nil
 	}
+	f := indexed{path: path, mode: w.modeOf(st.Mode(), tracked, isTracked)}
 	var size int64
 	f.id, size, err = hashDisk(root, path, f.mode, w.repo.idLen)
 	if err != nil {
@@ -349,6 +340,23 @@ func (w *workTree) read(root *os.Root, path string) (indexed, bool, error) {
 		w.origin.onDisk[diskKey{hex.EncodeToString(f.id), false}] = diskFile{path: path, mode: f.mode, size: size}
 	}
 	return f, true, nil
+}
+
+// modeOf returns git's mode of a file or link on disk. Where the disk cannot keep
+// links, or who may execute a file, the index says it.
+func (w *workTree) modeOf(onDisk fs.FileMode, tracked indexed, isTracked bool) Mode {
+	switch {
+	case onDisk&fs.ModeSymlink != 0:
+		return ModeSymlink
+	case !w.keeps.links && isTracked && tracked.mode == ModeSymlink:
+		return ModeSymlink
+	case !w.keeps.executables && isTracked && tracked.mode != ModeSymlink:
+		return tracked.mode
+	case w.keeps.executables && onDisk&0o100 != 0:
+		return ModeExecutable
+	default:
+		return ModeRegular
+	}
 }
 
 // throughSymlink reports whether a directory of path is a symbolic link: what is

@@ -105,10 +105,9 @@ func (a *app) showInit(rep initReport) {
 		}
 		fmt.Fprintln(a.Out)
 	}
-	switch {
-	case rep.File == "":
+	if rep.File == "" {
 		fmt.Fprintln(a.Out, "\nNothing was written. Cairn reads a werf.yaml as it is: change the lines above there,\nand run \"cairn init\" again to convert it, or \"cairn plan\" to use it.")
-	default:
-		fmt.Fprintf(a.Out, "\nWrote %s. Next:\n  git add cairn.yaml && git commit -m \"Build with Cairn\"\n  cairn lock     # pins the bases; commit cairn.lock\n  cairn plan     # shows the stages\n  cairn build\n", rep.File)
+		return
 	}
+	fmt.Fprintf(a.Out, "\nWrote %s. Next:\n  git add cairn.yaml && git commit -m \"Build with Cairn\"\n  cairn lock     # pins the bases; commit cairn.lock\n  cairn plan     # shows the stages\n  cairn build\n", rep.File)
 }
