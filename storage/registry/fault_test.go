@@ -120,8 +120,8 @@ func TestDelaysFollowRetryAfterAndJitter(t *testing.T) {
 	f.fault(func(w http.ResponseWriter, r *http.Request) bool { return first(w, r) || second(w, r) })
 	_, err := s.Resolve(t.Context(), "absent")
 	wantClass(t, err, storage.ErrNotFound)
-	if got := rec.slept(); len(got) != 2 || got[0] != 125*time.Millisecond || got[1] != 11*time.Second {
-		t.Errorf("slept %v, want half of the base, then what the date says", got)
+	if got := rec.slept(); len(got) != 2 || got[0] != 187500*time.Microsecond || got[1] != 11*time.Second {
+		t.Errorf("slept %v, want three quarters of the base, then what the date says", got)
 	}
 }
 

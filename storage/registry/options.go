@@ -38,8 +38,8 @@ type Options struct {
 	Now func() time.Time
 	// Sleep waits; nil waits on a timer.
 	Sleep func(context.Context, time.Duration) error
-	// Jitter returns a number in [0,1) that a computed delay is multiplied with;
-	// nil waits the whole delay.
+	// Jitter returns a number in [0,1) that the second half of a computed delay is
+	// multiplied with; nil waits the whole delay.
 	Jitter func() float64
 	// Logger hears of retries; nil is silent.
 	Logger *zap.Logger

@@ -104,8 +104,11 @@ func (p *patience) again(ctx context.Context, op operation, err error) bool {
 	return true
 }
 
-// delay is exponential with full jitter, or what the registry asks for where
-// that is longer; false means that trying again is of no use or too expensive.
+// delay is exponential, from half of it on at random, or what the registry asks for
+// where that is longer; false means that trying again is of no use or too expensive.
+//
+// Were it random from zero on, all attempts could come to lie within a moment in
+// which a registry restarts: seen in one of a hundred runs.
 func (p *patience) delay(err error) (time.Duration, bool) {
 	o := p.h.o
 	class := classOf(err)
@@ -120,7 +123,7 @@ func (p *patience) delay(err error) (time.Duration, bool) {
 	if shift := p.attempt - 1; shift < 16 {
 		d = min(d, o.Retry.Base<<shift)
 	}
-	d = time.Duration(float64(d) * o.Jitter())
+	d = d/2 + time.Duration(float64(d/2)*o.Jitter())
 	var r *refusal
 	if errors.As(err, &r) {
 		d = max(d, r.retryAfter)
