@@ -42,8 +42,8 @@ used first, until the low mark is met. What a running build uses, results that a
 not yet published and what was used in the last hour stay. A layer that several
 stages share goes with the last of them. What the volume gained is measured.
 
-Marks are shares of the volume, such as 80%, or sizes, such as 200GiB. The daemon
-does the same by itself.`,
+Marks are shares of the volume, such as 80%, or sizes, such as 200GiB. Nothing runs
+it by itself: give it to a timer of the host.`,
 		Example: `  cairn host cleanup
   cairn host cleanup --dry-run
   cairn host cleanup --high 60% --low 50% --min-age 24h`,
