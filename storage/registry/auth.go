@@ -62,6 +62,8 @@ type grant struct {
 	// What follows is guarded by the authorizer's mutex.
 	header  string
 	expires time.Time // zero: not known
+	// worked: the registry has accepted a token for this scope.
+	worked bool
 	// hint is a scope that the registry asked for in other words than ours.
 	hint string
 	// round counts the times it was asked for, err is the last one's result.
@@ -73,8 +75,12 @@ func newAuthorizer(h *host, resource authn.Resource) *authorizer {
 	return &authorizer{host: h, resource: resource, grants: map[string]*grant{}}
 }
 
+// renewals bounds how often one request asks for another token.
+const renewals = 4
+
 // authorized sends c, and once more when the registry wants to know who asks, or
-// does not accept a token any longer.
+// does not accept a token any longer. Where it has accepted one for the same, the
+// new token may have been used up by other requests at once, so it asks again.
 func (h *host) authorized(ctx context.Context, c call) (*http.Response, error) {
 	r := request{method: c.method, url: c.url, header: c.header, body: c.body, kind: KindRegistry, stream: c.stream, unlimited: c.unlimited}
 	if !h.owns(c.url) {
@@ -86,20 +92,43 @@ func (h *host) authorized(ctx context.Context, c call) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	resp, err := h.hopPlain(ctx, r, header, c.stay)
-	if err != nil || resp.StatusCode != http.StatusUnauthorized || !h.owns(resp.Request.URL) {
-		return resp, err
-	}
-	challenges := parseChallenges(resp.Header)
-	refused := refusalOf(resp)
-	header, err = h.auth.renew(ctx, c.scope, challenges, header)
-	if err != nil {
+	for tries := 0; ; tries++ {
+		resp, err := h.hopPlain(ctx, r, header, c.stay)
+		if err != nil || resp.StatusCode != http.StatusUnauthorized || !h.owns(resp.Request.URL) {
+			if err == nil {
+				h.auth.accepted(c.scope, header)
+			}
+			return resp, err
+		}
+		if tries > 0 && (tries == renewals || !h.auth.worked(c.scope)) {
+			return resp, nil
+		}
+		challenges := parseChallenges(resp.Header)
+		refused := refusalOf(resp)
+		header, err = h.auth.renew(ctx, c.scope, challenges, header)
 		if errors.Is(err, errNoWay) {
 			return nil, fmt.Errorf("%w (%w)", refused, err)
 		}
-		return nil, err
+		if err != nil {
+			return nil, err
+		}
 	}
-	return h.hopPlain(ctx, r, header, c.stay)
+}
+
+// accepted notes that the registry took header for what s allows.
+func (a *authorizer) accepted(s scope, header string) {
+	if header == "" {
+		return
+	}
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	a.grant(s).worked = true
+}
+
+func (a *authorizer) worked(s scope) bool {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return a.grant(s).worked
 }
 
 // errNoWay: there is nothing with which the registry could be convinced.
