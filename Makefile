@@ -40,6 +40,7 @@ lint: ## Run the linter; .golangci.yml says which rules
 
 bench: setup build ## Measure against plain BuildKit and write docs/benchmarks.md (CASE=… for one)
 	hack/tools/install buildkit
+	hack/tools/install kube-optimized
 	$(GO) run ./hack/bench -rounds $(or $(ROUNDS),5) $(if $(CASE),-case $(CASE))
 
 soak: setup ## Play 200 rounds of many runners with faults (ROUNDS=… for another number, SEED=… to repeat)

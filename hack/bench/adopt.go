@@ -41,7 +41,7 @@ func adopt(ctx context.Context, b *bench) (_ []figure, err error) {
 	if err != nil {
 		return nil, err
 	}
-	cluster, err := testbed.StartCluster(ctx, testbed.ClusterOptions{})
+	cluster, err := testbed.StartCluster(ctx, testbed.ClusterOptions{Optimized: true})
 	if err != nil {
 		return nil, err
 	}

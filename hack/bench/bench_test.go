@@ -2,6 +2,7 @@ package main
 
 import (
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -54,15 +55,42 @@ func TestOptionsRefuseUnknownCases(t *testing.T) {
 }
 
 func TestThePageHoldsEveryFigure(t *testing.T) {
-	var page strings.Builder
-	err := markdown(t.Context(), &page, 5, []result{{cases()[0], []figure{count("registry requests", 2, 1)}}})
+	path := filepath.Join(t.TempDir(), "page.md")
+	if err := write(t.Context(), path, 5, []result{{cases()[0], []figure{count("registry requests", 2, 1)}}}); err != nil {
+		t.Fatal(err)
+	}
+	b, err := os.ReadFile(path)
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, want := range []string{"100 images of 10 stages", "median of 5 runs", "| registry requests | 2 | ≤ 1 | MISSED |"} {
-		if !strings.Contains(page.String(), want) {
-			t.Errorf("%q is not in the page:\n%s", want, page.String())
+	for _, want := range []string{"## Nothing has changed: 100 images of 10 stages", ", 5 rounds, ", "| registry requests | 2 | ≤ 1 | MISSED |"} {
+		if !strings.Contains(string(b), want) {
+			t.Errorf("%q is not in the page:\n%s", want, b)
 		}
+	}
+}
+
+func TestARunOfSomeCasesReplacesTheirSectionsOnly(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "page.md")
+	all := cases()
+	for _, results := range [][]result{
+		{{all[2], []figure{exactly("third", 1, 1)}}, {all[0], []figure{exactly("first", 1, 1)}}},
+		{{all[2], []figure{exactly("third again", 1, 1)}}},
+	} {
+		if err := write(t.Context(), path, 1, results); err != nil {
+			t.Fatal(err)
+		}
+	}
+	p, err := readPage(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(p.sections) != 2 || !strings.Contains(p.sections[all[0].title], "| first | 1 | 1 | ok |") ||
+		!strings.Contains(p.sections[all[2].title], "| third again | 1 |") || strings.Contains(p.sections[all[2].title], "| third | 1") {
+		t.Errorf("got %q", p.sections)
+	}
+	if text := p.String(); strings.Index(text, all[0].title) > strings.Index(text, all[2].title) {
+		t.Errorf("sections are not in the order of cases:\n%s", text)
 	}
 }
 

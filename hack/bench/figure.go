@@ -100,49 +100,33 @@ func (r result) text(to io.Writer) error {
 	return w.Flush()
 }
 
-// markdown writes the page of all results.
-func markdown(ctx context.Context, w io.Writer, rounds int, results []result) error {
-	var b strings.Builder
-	fmt.Fprintf(&b, "# Benchmarks\n\nWritten by `make bench`. Each time is the median of %d runs, Cairn and plain BuildKit "+
-		"(`buildctl` and `buildkitd` of the version below, with registry cache export and import) alternating in one run, on one registry on loopback. "+
-		"Both begin without local state; BuildKit's daemon is started before its clock, what Cairn starts is inside of Cairn's time. "+
-		"Requests are counted in the registry's access log, bytes on its disk.\n\n", rounds)
-	for _, fact := range facts(ctx) {
-		fmt.Fprintf(&b, "- %s\n", fact)
-	}
-	for _, r := range results {
-		fmt.Fprintf(&b, "\n## %s\n\n| figure | measured | target | |\n|---|---|---|---|\n", r.title)
-		for _, f := range r.figures {
-			fmt.Fprintf(&b, "| %s | %s | %s | %s |\n", f.what, f.got, f.target, f.verdict())
-		}
-	}
-	_, err := io.WriteString(w, b.String())
-	return err
-}
-
-// facts describe the machine. What cannot be found out is left out.
+// facts describe the parts that were measured with. What cannot be found out is left out.
 func facts(ctx context.Context) []string {
-	out := []string{time.Now().UTC().Format(time.DateOnly), fmt.Sprintf("%s, %d cores", processor(), runtime.NumCPU())}
+	var out []string
 	for _, c := range [][]string{
 		{"uname", "-sr"},
-		{"git", "-C", ".", "describe", "--tags", "--always", "--dirty"},
 		{"go", "version"},
 		// The program itself does not know: it was not built by its own Makefile.
 		{"go", "-C", "hack/tools/buildkit", "list", "-m", "github.com/moby/buildkit"},
+		{"go", "-C", "hack/tools/kube", "list", "-m", "k8s.io/kubernetes"},
 		{"runc", "--version"},
 		{"docker-registry", "--version"},
 	} {
-		b, err := exec.CommandContext(ctx, c[0], c[1:]...).Output()
-		if err != nil {
-			continue
+		if fact := output(ctx, c[0], c[1:]...); fact != "" {
+			out = append(out, fact)
 		}
-		first, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
-		if c[0] == "git" {
-			first = "cairn " + first
-		}
-		out = append(out, first)
 	}
 	return out
+}
+
+// output is the first line that a program says; "" where it fails.
+func output(ctx context.Context, program string, args ...string) string {
+	b, err := exec.CommandContext(ctx, program, args...).Output()
+	if err != nil {
+		return ""
+	}
+	first, _, _ := strings.Cut(strings.TrimSpace(string(b)), "\n")
+	return first
 }
 
 func processor() string {

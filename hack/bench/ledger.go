@@ -32,7 +32,7 @@ const (
 // publication in a real API server, beside as many who read one object and write
 // it back, and measures how soon those who wait know of a publication.
 func ledger(ctx context.Context, b *bench) (_ []figure, err error) {
-	cluster, err := testbed.StartCluster(ctx, testbed.ClusterOptions{})
+	cluster, err := testbed.StartCluster(ctx, testbed.ClusterOptions{Optimized: true})
 	if err != nil {
 		return nil, err
 	}

@@ -54,7 +54,7 @@ func parse(args []string) (options, error) {
 		return nil
 	})
 	flags.IntVar(&o.rounds, "rounds", 5, "how often each side is measured; the median counts")
-	flags.StringVar(&o.out, "out", "", "file to write instead of docs/benchmarks.md, which only a run of all cases replaces")
+	flags.StringVar(&o.out, "out", "", "page to write instead of docs/benchmarks.md; of its sections those of the cases that ran are replaced")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
@@ -117,23 +117,17 @@ func run(ctx context.Context, args []string) (err error) {
 		}
 		results = append(results, r)
 	}
-	return report(ctx, b, o, results)
+	return report(ctx, o, results)
 }
 
 // report writes the page and returns errMissed where a figure is.
-func report(ctx context.Context, b *bench, o options, results []result) error {
-	path := o.out
-	if path == "" && len(o.cases) == 0 {
-		path = filepath.Join(b.top, "docs", "benchmarks.md")
+func report(ctx context.Context, o options, results []result) error {
+	path, err := pageOf(o)
+	if err == nil {
+		err = write(ctx, path, o.rounds, results)
 	}
-	if path != "" {
-		var page strings.Builder
-		if err := markdown(ctx, &page, o.rounds, results); err != nil {
-			return err
-		}
-		if err := os.WriteFile(path, []byte(page.String()), 0o644); err != nil {
-			return err
-		}
+	if err != nil {
+		return err
 	}
 	for _, r := range results {
 		for _, f := range r.figures {
