@@ -17,8 +17,10 @@ import (
 // Sweep drops what the ledger needs no longer: published and deleted entries that
 // are Δ old by the store's own clock — published ones only where confirm says
 // that the tag shows the manifest —, what dead sessions left building or doomed,
-// and the records of dead sessions. What a dead session left publishing or
-// deleting stays for the runner that finishes it.
+// and the records of dead sessions. What a dead session left publishing becomes
+// published where confirm says that the tag shows it already: a stage that nobody
+// builds upon would keep its entry for ever. The rest of what dead sessions left
+// publishing or deleting stays for the runner that finishes it.
 //
 // An entry's time and the time that it is compared with were both read from the
 // store's clock, so no two machines' clocks are compared. Entries that hold
@@ -37,7 +39,7 @@ func (l *Ledger) sweep(ctx context.Context, confirm confirmation) error {
 	if err != nil {
 		return err
 	}
-	dead, err := l.deadIdlers(ctx, views)
+	dead, err := l.deadOwners(ctx, views)
 	if err != nil {
 		return err
 	}
@@ -92,17 +94,38 @@ func (l *Ledger) sweepEntry(ctx context.Context, v view, d stages.Digest, e Entr
 		return l.sweepOld(ctx, v, d, e, now, confirm)
 	case e.idle() && dead[e.Session]:
 		return l.release(ctx, v, d, e)
+	case e.State == Publishing && dead[e.Session]:
+		return l.settle(ctx, v, d, e, now, confirm)
 	}
 	return nil
 }
 
-// deadIdlers returns the dead among the sessions whose entries a sweep may drop.
-func (l *Ledger) deadIdlers(ctx context.Context, views map[string]view) (map[string]bool, error) {
+// settle makes an entry published whose owner died between the tag and its last
+// word. Who owns the entry stays as it is: nothing is sent under it any more but
+// what the owner has sent, which names the same manifest, so an owner that lives
+// after all only finds that it has no more to do. From now on, by the store's
+// clock, Δ counts.
+func (l *Ledger) settle(ctx context.Context, v view, d stages.Digest, e Entry, now time.Time, confirm confirmation) error {
+	if ok, err := confirm(ctx, d, e.Manifest); err != nil || !ok {
+		return err
+	}
+	was := v.snap.Data[entryKey(d)]
+	e.State, e.At = Published, stamp(now)
+	text, err := e.encode()
+	if err != nil {
+		return err
+	}
+	_, err = l.client.Apply(ctx, v.shard, v.test(), lock.Replace(entryKey(d), was, text))
+	return err
+}
+
+// deadOwners returns the dead among the sessions whose entries a sweep may change.
+func (l *Ledger) deadOwners(ctx context.Context, views map[string]view) (map[string]bool, error) {
 	var owners []string
 	for _, v := range views {
 		found, _ := v.entries() // nonsense is reported when its shard is swept
 		for _, e := range found {
-			if e.idle() {
+			if e.idle() || e.State == Publishing {
 				owners = append(owners, e.Session)
 			}
 		}

@@ -196,7 +196,7 @@ func (c *checker) judge(l *life) {
 		if !s.legal() {
 			c.violate(Legal, []*Event{s.write}, "entry of %s went from %s to %s", short(l.stage), s.from, s.to)
 		}
-		if s.to.State != absent && s.write.Runner != "" && c.sessions[s.to.Session] != s.write.Runner {
+		if s.to.State != absent && s.write.Runner != "" && !s.settles() && c.sessions[s.to.Session] != s.write.Runner {
 			c.violate(Legal, []*Event{s.write}, "runner %s wrote an entry in the name of session %s, which is not its own", s.write.Runner, s.to.Session)
 		}
 		c.generation(l, s)
@@ -235,6 +235,13 @@ func (s step) legal() bool {
 		return s.from.Session == s.to.Session && s.from.Nonce == s.to.Nonce
 	}
 	return s.acquires() && s.from.Nonce != s.to.Nonce || s.ends()
+}
+
+// settles reports whether the step is the last word for an owner that gave the tag
+// and died before it could say so: whoever sweeps says it in the owner's name.
+func (s step) settles() bool {
+	return s.from.State == publishing && s.to.State == published && s.kept() &&
+		s.from.Session == s.to.Session && s.from.Nonce == s.to.Nonce
 }
 
 // kept reports whether a step leaves the manifest as it is.

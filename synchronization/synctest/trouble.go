@@ -10,6 +10,8 @@ import (
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+
 	"github.com/cairnbuild/cairn/lock"
 	"github.com/cairnbuild/cairn/lock/locktest"
 	"github.com/cairnbuild/cairn/stages"
@@ -24,6 +26,7 @@ func trouble() []test {
 		{"a stage being deleted is taken over to be deleted", takesOverDeleting},
 		{"a dead builder's manifest to avoid is kept", takesOverAvoid},
 		{"a sweep cleans up after the dead", sweepsTheDead},
+		{"a sweep ends what the dead gave its tag", settlesThePublished},
 		{"a lost session does nothing more", stopsTheLost},
 		{"a session takes the place of a lost one", takesThePlace},
 		{"an ended session that cannot be removed is left to others", leavesTheEnded},
@@ -117,7 +120,8 @@ func sweepsTheDead(t *testing.T, s *suite) {
 	slow.faulty.Pause()
 	s.must(quick.ledger.Sweep(t.Context(), always))
 	pass(2 * ttl)
-	s.must(quick.ledger.Sweep(t.Context(), always))
+	never := func(context.Context, stages.Digest, digest.Digest) (bool, error) { return false, nil }
+	s.must(quick.ledger.Sweep(t.Context(), never))
 	s.wantEntry(stage(0), synchronization.Absent, "", "")
 	s.wantEntry(stage(1), synchronization.Publishing, manifest(1), "")
 	s.wantEntry(stage(2), synchronization.Absent, "", "")
@@ -128,6 +132,34 @@ func sweepsTheDead(t *testing.T, s *suite) {
 			t.Error("the dead session's record is still there")
 		}
 	}
+}
+
+// settlesThePublished: a runner gave a stage its tag and was cut off before it could
+// say so. Nobody builds upon that stage, so only a sweep comes by.
+func settlesThePublished(t *testing.T, s *suite) {
+	slow, quick, d := s.join(locktest.Faults{}), s.join(locktest.Faults{}), stage(1)
+	c := slow.claim(d)
+	s.must(c.Decide(t.Context(), manifest(1)))
+	s.must(quick.ledger.Sweep(t.Context(), always)) // it lives: its tag is its own affair
+	s.wantEntry(d, synchronization.Publishing, manifest(1), "")
+	slow.faulty.Pause()
+	pass(2 * ttl)
+	s.must(quick.ledger.Sweep(t.Context(), func(_ context.Context, of stages.Digest, m digest.Digest) (bool, error) {
+		if of != d || m != manifest(1) {
+			t.Errorf("asked whether %s is %s", of, m)
+		}
+		return true, nil
+	}))
+	s.wantEntry(d, synchronization.Published, manifest(1), "")
+	slow.faulty.Resume()
+	if err := c.Published(t.Context()); err == nil {
+		t.Error("the dead owner had the last word")
+	}
+	s.must(quick.ledger.Sweep(t.Context(), always))
+	s.wantEntry(d, synchronization.Published, manifest(1), "") // Δ has only begun
+	pass(delta + 2*time.Second)
+	s.must(quick.ledger.Sweep(t.Context(), always))
+	s.wantEntry(d, synchronization.Absent, "", "")
 }
 
 func stopsTheLost(t *testing.T, s *suite) {
