@@ -13,6 +13,7 @@ import (
 	"io"
 	"iter"
 	"strings"
+	"time"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -37,6 +38,13 @@ func BuildTag(root stages.Digest) string { return buildPrefix + root.Hex() }
 
 const buildPrefix = "build-"
 
+// Annotations of a build index, on each of its manifests: the name of the image,
+// and the digest of its final stage.
+const (
+	AnnotationImage = "dev.cairn.image"
+	AnnotationStage = "dev.cairn.stage"
+)
+
 // IsBuildTag reports whether tag is one that [BuildTag] returns.
 func IsBuildTag(tag string) bool {
 	hex, ok := strings.CutPrefix(tag, buildPrefix)
@@ -48,6 +56,9 @@ type Manifest struct {
 	// Descriptor has MediaType, Digest and Size of Bytes.
 	Descriptor ocispec.Descriptor
 	Bytes      []byte
+	// Modified is when the storage says that it got the manifest, by its own clock;
+	// zero where it does not say. Most registries do not.
+	Modified time.Time
 }
 
 // NewManifest returns v, an [ocispec.Manifest] or [ocispec.Index], encoded.

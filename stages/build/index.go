@@ -12,12 +12,6 @@ import (
 	"github.com/cairnbuild/cairn/storage"
 )
 
-// Annotations of a build index, on each of its manifests.
-const (
-	imageKey = "dev.cairn.image"
-	stageKey = "dev.cairn.stage"
-)
-
 func newIndex(manifests []ocispec.Descriptor) ocispec.Index {
 	return ocispec.Index{
 		Versioned: specs.Versioned{SchemaVersion: 2},
@@ -45,8 +39,8 @@ func (r *run) findBuild(ctx context.Context, root stages.Digest) (bool, error) {
 	}
 	for i, img := range r.Plan.Images {
 		d := idx.Manifests[i]
-		if d.Annotations[stageKey] != img.Final().Digest.String() {
-			return false, r.foreignIndex(root, "image %q is stage %q in it", img.Name, d.Annotations[stageKey])
+		if d.Annotations[storage.AnnotationStage] != img.Final().Digest.String() {
+			return false, r.foreignIndex(root, "image %q is stage %q in it", img.Name, d.Annotations[storage.AnnotationStage])
 		}
 		if err := d.Digest.Validate(); err != nil {
 			return false, r.foreignIndex(root, "image %q is manifest %q in it: %w", img.Name, d.Digest, err)
@@ -139,7 +133,7 @@ func (r *run) indexOf(images []*stages.Image) (storage.Manifest, error) {
 			Platform: &ocispec.Platform{
 				OS: img.Platform.OS(), Architecture: img.Platform.Architecture(), Variant: img.Platform.Variant(),
 			},
-			Annotations: map[string]string{imageKey: img.Name, stageKey: img.Final().Digest.String()},
+			Annotations: map[string]string{storage.AnnotationImage: img.Name, storage.AnnotationStage: img.Final().Digest.String()},
 		})
 	}
 	return storage.NewManifest(ocispec.MediaTypeImageIndex, newIndex(list))

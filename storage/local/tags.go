@@ -229,3 +229,19 @@ func (s *Storage) Touch(ctx context.Context, tag string) error {
 	}
 	return nil
 }
+
+// LastUsed returns when tag was published or last given to [Storage.Touch].
+func (s *Storage) LastUsed(ctx context.Context, tag string) (time.Time, error) {
+	err := ctx.Err()
+	if err == nil {
+		err = storage.CheckTag(tag)
+	}
+	var info fs.FileInfo
+	if err == nil {
+		info, err = os.Stat(s.tagPath(tag))
+	}
+	if err != nil {
+		return time.Time{}, s.fail("look up the last use", tag, err)
+	}
+	return info.ModTime(), nil
+}

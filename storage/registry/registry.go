@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"sync"
+	"time"
 
 	"github.com/google/go-containerregistry/pkg/name"
 	"github.com/opencontainers/go-digest"
@@ -144,6 +145,7 @@ func (s *Storage) manifest(ctx context.Context, c call, want digest.Digest, atte
 	m := storage.Manifest{
 		Descriptor: ocispec.Descriptor{MediaType: storage.DetectMediaType(body), Digest: want, Size: int64(len(body))},
 		Bytes:      body,
+		Modified:   modified(resp),
 	}
 	if err := m.Verify(); err != nil {
 		return storage.Manifest{}, err
@@ -152,6 +154,16 @@ func (s *Storage) manifest(ctx context.Context, c call, want digest.Digest, atte
 		return storage.Manifest{}, corrupt("the answer of type %q is neither an image manifest nor an index", tidy(mediaType(resp)))
 	}
 	return m, nil
+}
+
+// modified is the time of the header Last-Modified, zero where there is none that
+// can be read.
+func modified(resp *http.Response) time.Time {
+	t, err := http.ParseTime(resp.Header.Get("Last-Modified"))
+	if err != nil {
+		return time.Time{}
+	}
+	return t.UTC()
 }
 
 // HasBlob implements [storage.Pusher] with one HEAD.

@@ -120,3 +120,13 @@ func shortHash(s string) string {
 	h := sha256.Sum256([]byte(s))
 	return hex.EncodeToString(h[:6])
 }
+
+// inventoryIndex is the file with what is known of the manifests of the storage at
+// an address; a project's local one has a directory of its own.
+func (s Settings) inventoryIndex(h Host, project, address string) (string, error) {
+	dir, err := s.cacheDir(h)
+	if err != nil {
+		return "", err
+	}
+	return filepath.Join(dir, "inventory", project+"-"+shortHash(address)), nil
+}
