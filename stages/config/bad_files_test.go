@@ -21,9 +21,9 @@ func badFiles() []badFile {
 		{"a project name that is a number", "project: 12\n---\nimage: a\nfrom: scratch\n", []string{"cairn.yaml:1:10: project: found the number 12; allowed: a string"}},
 		{"an unknown configVersion", "project: p\nconfigVersion: 2\n---\nimage: a\nfrom: scratch\n", []string{"cairn.yaml:2:16: configVersion: version 2 is not known; this version of Cairn reads 1"}},
 		{"a configVersion that is a string", "project: p\nconfigVersion: \"1\"\n---\nimage: a\nfrom: scratch\n", []string{"cairn.yaml:2:16: configVersion: found the string \"1\"; allowed: a whole number"}},
-		{"keys of later versions in the project document", "project: p\ndeploy: {}\ncleanup: {}\nenvironments: []\n---\nimage: a\nfrom: scratch\n", []string{
+		{"keys of later versions in the project document", "project: p\ndeploy: {}\npublish: {}\nenvironments: []\n---\nimage: a\nfrom: scratch\n", []string{
 			"cairn.yaml:2:1: unknown key \"deploy\" in the project document",
-			"cairn.yaml:3:1: unknown key \"cleanup\" in the project document",
+			"cairn.yaml:3:1: unknown key \"publish\" in the project document",
 			"cairn.yaml:4:1: unknown key \"environments\" in the project document",
 		}},
 		{"a misspelt key in the project document", "project: p\nplatfrom: linux/amd64\n---\nimage: a\nfrom: scratch\n", []string{"cairn.yaml:2:1: unknown key \"platfrom\" in the project document; did you mean \"platform\"?"}},

@@ -43,7 +43,7 @@ func TestWerfKeysOutsideTheSubsetNameTheEquivalent(t *testing.T) {
 	const file = `project: p
 configVersion: 1
 deploy: {}
-cleanup: {}
+cleanup: {keepBuiltWithinLastNHours: 1}
 gitWorktree: {}
 build: {}
 env: [A]
@@ -71,7 +71,7 @@ ansible: {}
 	_, err := load(t, "werf.yaml", file, nil, nil)
 	want := []string{
 		"werf.yaml:3:1: deploy is not supported in werf.yaml",
-		"werf.yaml:4:1: cleanup is not supported in werf.yaml",
+		`werf.yaml:4:11: cleanup: unknown key "keepBuiltWithinLastNHours"`,
 		"werf.yaml:5:1: gitWorktree is not supported in werf.yaml",
 		"werf.yaml:6:1: build is not supported in werf.yaml",
 		`werf.yaml:7:1: unknown key "env" in the project document`,

@@ -91,7 +91,10 @@ func (d *documents) check(problems *collector) *Project {
 			d.checkLink(&d.images[i], l)
 		}
 	}
-	p := &Project{Name: d.project.name}
+	p := &Project{Name: d.project.name, Cleanup: DefaultCleanup()}
+	if d.project.cleanup != nil {
+		p.Cleanup = *d.project.cleanup
+	}
 	for _, i := range d.order() {
 		p.Images = append(p.Images, d.images[i].Image)
 	}

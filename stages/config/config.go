@@ -78,6 +78,8 @@ type Project struct {
 	// Images in the order of the file, but each one after those that it begins
 	// from or imports from.
 	Images []Image
+	// Cleanup says what a cleanup keeps.
+	Cleanup Cleanup
 	// Warnings are about things that have no effect, sorted by line.
 	Warnings []*Error
 }

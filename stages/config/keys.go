@@ -18,6 +18,8 @@ type projectDoc struct {
 	platforms []stages.Platform
 	env       []string
 	envAt     *yaml.Node
+	// cleanup is nil where the file does not say.
+	cleanup *Cleanup
 }
 
 // imageDoc is a later document, with the places that later checks need.
@@ -80,6 +82,8 @@ func projectObject() value[projectDoc] {
 			platforms(), func(t *d, v []stages.Platform, _ *yaml.Node) { t.platforms = v }),
 		field(keyInfo{name: "env", doc: "Environment variables that templates may read. Must stand literally in the file.", otherwise: "none", cairnOnly: true},
 			envNames(), func(t *d, v []string, n *yaml.Node) { t.env, t.envAt = v, n }),
+		field(keyInfo{name: "cleanup", doc: "What a cleanup of the stages storage keeps.", otherwise: "the defaults of its keys"},
+			cleanupObject(), func(t *d, v Cleanup, _ *yaml.Node) { t.cleanup = &v }),
 	)
 }
 

@@ -44,7 +44,6 @@ func projectRefusals() []refusal {
 	}
 	return []refusal{
 		werf("deploy", "remove the key; deployment is not part of this version"),
-		werf("cleanup", "remove the key; cleanup is not part of this version"),
 		werf("gitWorktree", "remove the key; a shallow clone is enough, history is never read"),
 		werf("build", "remove the key; write platform in each image"),
 		werf("platform", "remove the key; write platform in each image, or name the file cairn.yaml"),
