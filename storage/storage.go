@@ -33,6 +33,11 @@ const ProjectTag = "cairn-project"
 // StageTag returns the tag under which stage d is published.
 func StageTag(d stages.Digest) string { return d.Hex() }
 
+// IsStageTag reports whether tag is one that [StageTag] returns.
+func IsStageTag(tag string) bool {
+	return digest.NewDigestFromEncoded(digest.SHA256, tag).Validate() == nil
+}
+
 // BuildTag returns the tag of the index of all images of the build with this root.
 func BuildTag(root stages.Digest) string { return buildPrefix + root.Hex() }
 
@@ -156,6 +161,19 @@ type Lister interface {
 	// Tags yields all tags in no particular order and ends with the first error.
 	Tags(ctx context.Context) iter.Seq2[string, error]
 }
+
+// Attacher finds what is attached to a manifest: signatures, bills of materials.
+// Storages that cannot do not implement it.
+type Attacher interface {
+	// Referrers returns the manifests whose subject is d. It returns
+	// [ErrUnsupported] where the storage keeps no account of them, and a tag of
+	// the OCI distribution specification's tag schema has to do, see [ReferrersTag].
+	Referrers(ctx context.Context, d digest.Digest) ([]ocispec.Descriptor, error)
+}
+
+// ReferrersTag returns the tag of the index of what refers to manifest d, in
+// storages that keep no account of it themselves.
+func ReferrersTag(d digest.Digest) string { return d.Algorithm().String() + "-" + d.Encoded() }
 
 // Deleter removes.
 type Deleter interface {

@@ -6,22 +6,8 @@ import (
 	"fmt"
 	"strconv"
 
-	"github.com/opencontainers/image-spec/specs-go"
-	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
-
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/synchronization"
-)
-
-// storageFormat is the version of what tags and annotations mean.
-const storageFormat = 1
-
-const (
-	markerType    = "application/vnd.cairn.project"
-	markerProject = "dev.cairn.project"
-	markerFormat  = "dev.cairn.format"
-	markerLedger  = "dev.cairn.ledger"
-	markerReason  = "dev.cairn.reason" // why the ledger is another one than before
 )
 
 // ForeignStorageError says that a storage belongs to something else.
@@ -55,6 +41,9 @@ func (r *run) checkMarker(ctx context.Context, l *synchronization.Ledger) error 
 		if err != nil {
 			return err
 		}
+		if marker, err := storage.ParseMarker(m); err == nil && marker.Ledger == "" {
+			return r.takeIntoUse(ctx, l, m, ledger)
+		}
 		if err := r.compareMarker(m, ledger); err != nil {
 			return err
 		}
@@ -62,14 +51,21 @@ func (r *run) checkMarker(ctx context.Context, l *synchronization.Ledger) error 
 	})
 }
 
-// mark binds the ledger to a storage that nobody has, and puts the marker there.
+// takeIntoUse has this project's storage, into which stages have only been copied
+// so far, decided about in the run's ledger from now on.
+func (r *run) takeIntoUse(ctx context.Context, l *synchronization.Ledger, m storage.Manifest, ledger string) error {
+	if err := r.compareMarker(m, ""); err != nil {
+		return err
+	}
+	return r.mark(ctx, l, ledger)
+}
+
+// mark binds the ledger to a storage that nobody decides about, and puts the marker there.
 func (r *run) mark(ctx context.Context, l *synchronization.Ledger, ledger string) error {
 	if err := l.Bind(ctx, r.Storage.Address()); err != nil {
 		return err
 	}
-	err := putMarker(ctx, r.Storage, map[string]string{
-		markerProject: r.Plan.Project, markerFormat: strconv.Itoa(storageFormat), markerLedger: ledger,
-	})
+	err := storage.WriteMarker(ctx, r.Storage, storage.Marker{Project: r.Plan.Project, Ledger: ledger})
 	if err != nil {
 		return fmt.Errorf("mark the storage as this project's: %w", err)
 	}
@@ -122,18 +118,17 @@ func (r *run) compareMarker(m storage.Manifest, ledger string) error {
 // compareMarker compares a storage's marker with what a run is; a ledger that is ""
 // is not compared.
 func compareMarker(st storage.Storage, m storage.Manifest, project, ledger string) error {
-	img, err := m.Image()
+	marker, err := storage.ParseMarker(m)
 	if err != nil {
 		return fmt.Errorf("the marker of storage %s: %w", st.Address(), err)
 	}
-	for _, c := range []struct{ what, key, ours string }{
-		{"format", markerFormat, strconv.Itoa(storageFormat)},
-		{"project", markerProject, project},
-		{"ledger", markerLedger, ledger},
+	for _, c := range []struct{ what, theirs, ours string }{
+		{"format", marker.Format, strconv.Itoa(storage.MarkerFormat)},
+		{"project", marker.Project, project},
+		{"ledger", marker.Ledger, ledger},
 	} {
-		theirs := img.Annotations[c.key]
-		if theirs != c.ours && c.ours != "" {
-			return &ForeignStorageError{Storage: st.Address(), What: c.what, Theirs: theirs, Ours: c.ours}
+		if c.theirs != c.ours && c.ours != "" {
+			return &ForeignStorageError{Storage: st.Address(), What: c.what, Theirs: c.theirs, Ours: c.ours}
 		}
 	}
 	return nil
@@ -162,39 +157,16 @@ func AdoptLedger(ctx context.Context, st storage.Storage, l *synchronization.Led
 	if err := compareMarker(st, m, l.Project(), ""); err != nil {
 		return "", err
 	}
-	img, err := m.Image()
+	marker, err := storage.ParseMarker(m)
 	if err != nil {
 		return "", err
 	}
 	if err := l.Bind(ctx, st.Address()); err != nil {
 		return "", err
 	}
-	was = img.Annotations[markerLedger]
+	was = marker.Ledger
 	if was == ours {
 		return was, nil
 	}
-	return was, putMarker(ctx, st, map[string]string{
-		markerProject: l.Project(), markerFormat: strconv.Itoa(storageFormat), markerLedger: ours, markerReason: reason,
-	})
-}
-
-func putMarker(ctx context.Context, st storage.Storage, annotations map[string]string) error {
-	empty := ocispec.DescriptorEmptyJSON
-	err := st.PushBlob(ctx, empty, bytesContent(empty.Data))
-	if err != nil {
-		return err
-	}
-	empty.Data = nil
-	m, err := storage.NewManifest(ocispec.MediaTypeImageManifest, ocispec.Manifest{
-		Versioned:    specs.Versioned{SchemaVersion: 2},
-		MediaType:    ocispec.MediaTypeImageManifest,
-		ArtifactType: markerType,
-		Config:       empty,
-		Layers:       []ocispec.Descriptor{empty},
-		Annotations:  annotations,
-	})
-	if err != nil {
-		return err
-	}
-	return st.Publish(ctx, storage.ProjectTag, m)
+	return was, storage.WriteMarker(ctx, st, storage.Marker{Project: l.Project(), Ledger: ours, Reason: reason})
 }

@@ -1,0 +1,171 @@
+package transfer
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cairnbuild/cairn/storage"
+)
+
+// maxAttachedDepth bounds chains of what is attached to what is attached.
+const maxAttachedDepth = 4
+
+// attached reads what is attached to the manifests that are to be copied, and to
+// that in turn. Storages that keep an account are asked for each manifest; of
+// others the listing has said already whether there is anything.
+func (l *looker) attached(ctx context.Context) error {
+	if err := l.indexed(ctx); err != nil {
+		return err
+	}
+	var subjects []digest.Digest
+	for _, n := range l.view.Names {
+		if n.There == "" && n.Err == nil && n.Kind != KindAttached {
+			subjects = append(subjects, n.Manifest.Descriptor.Digest)
+		}
+	}
+	for depth := 0; depth < maxAttachedDepth && len(subjects) > 0; depth++ {
+		next, err := l.referrers(ctx, subjects)
+		if err != nil {
+			return err
+		}
+		subjects = next
+	}
+	var err error
+	l.view.Accounts, err = l.accounts(ctx)
+	return err
+}
+
+// accounts asks whether the target keeps an account, where there is something for it.
+func (l *looker) accounts(ctx context.Context) (bool, error) {
+	for d := range l.view.Attached {
+		found, err := referrers(ctx, l.target, d)
+		return found != nil && err == nil, err
+	}
+	return false, nil
+}
+
+// referrers returns what a storage says is attached to d, nil where it keeps no account.
+func referrers(ctx context.Context, s any, d digest.Digest) ([]ocispec.Descriptor, error) {
+	a, ok := s.(storage.Attacher)
+	if !ok {
+		return nil, nil
+	}
+	found, err := a.Referrers(ctx, d)
+	if errors.Is(err, storage.ErrUnsupported) {
+		return nil, nil
+	}
+	if err == nil && found == nil {
+		found = []ocispec.Descriptor{}
+	}
+	return found, err
+}
+
+// referrers asks what is attached to each of the subjects, reads it, and returns it.
+func (l *looker) referrers(ctx context.Context, subjects []digest.Digest) ([]digest.Digest, error) {
+	first, err := referrers(ctx, l.source, subjects[0])
+	if err != nil || first == nil {
+		return nil, err
+	}
+	found := make([][]ocispec.Descriptor, len(subjects))
+	err = l.each(ctx, len(subjects), func(ctx context.Context, i int) (err error) {
+		if i == 0 {
+			found[0] = first
+			return nil
+		}
+		found[i], err = referrers(ctx, l.source, subjects[i])
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	links := map[digest.Digest][]ocispec.Descriptor{}
+	for i, ds := range found {
+		links[subjects[i]] = ds
+	}
+	return l.attach(ctx, links)
+}
+
+// attach reads manifests that refer to subjects, and returns those that were not
+// known to do so.
+func (l *looker) attach(ctx context.Context, links map[digest.Digest][]ocispec.Descriptor) ([]digest.Digest, error) {
+	v := l.view
+	var unread []ocispec.Descriptor
+	for _, ds := range links {
+		for _, d := range ds {
+			if _, ok := v.Parts[d.Digest]; !ok {
+				unread = append(unread, d)
+			}
+		}
+	}
+	if _, err := l.readParts(ctx, unread); err != nil {
+		return nil, err
+	}
+	var added []digest.Digest
+	for subject, ds := range links {
+		for _, d := range ds {
+			if _, ok := v.Parts[d.Digest]; ok && !lists(v.Attached[subject], d.Digest) {
+				v.Attached[subject] = append(v.Attached[subject], d)
+				added = append(added, d.Digest)
+			}
+		}
+	}
+	return added, nil
+}
+
+// lists reports whether one of the descriptors is that of d.
+func lists(ds []ocispec.Descriptor, d digest.Digest) bool {
+	return slices.ContainsFunc(ds, func(x ocispec.Descriptor) bool { return x.Digest == d })
+}
+
+// indexed takes what tags of the specification's schema list as attached, on both
+// sides. Such an index grows: its tag is no name like that of a stage.
+func (l *looker) indexed(ctx context.Context) error {
+	var rest []Name
+	for _, n := range l.view.Names {
+		subject, _ := subjectOf(n.Tag)
+		if n.Kind != KindAttached || n.Tag != storage.ReferrersTag(subject) {
+			rest = append(rest, n)
+			continue
+		}
+		if n.Same() || n.Err != nil {
+			continue
+		}
+		if err := l.index(ctx, subject, n); err != nil {
+			return err
+		}
+	}
+	l.view.Names = rest
+	return nil
+}
+
+func (l *looker) index(ctx context.Context, subject digest.Digest, n Name) error {
+	m := n.Manifest
+	if m.Bytes == nil { // the target has another: it was only compared
+		var err error
+		if m, err = l.source.Manifest(ctx, n.Tag); err != nil {
+			return err
+		}
+	}
+	idx, err := m.Index()
+	if err != nil || !m.IsIndex() {
+		return nil // not what the schema says: nothing that could be taken over
+	}
+	if _, err := l.attach(ctx, map[digest.Digest][]ocispec.Descriptor{subject: idx.Manifests}); err != nil {
+		return err
+	}
+	if n.There == "" {
+		return nil
+	}
+	theirs, err := l.target.Manifest(ctx, n.Tag)
+	if err != nil {
+		return err
+	}
+	if idx, err = theirs.Index(); err == nil {
+		l.view.Indexed[subject] = idx.Manifests
+	}
+	return nil
+}
