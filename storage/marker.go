@@ -10,14 +10,6 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Annotations of a build index, on each of its manifests.
-const (
-	// AnnotationImage is the name of the image.
-	AnnotationImage = "dev.cairn.image"
-	// AnnotationStage is the digest of the image's final stage.
-	AnnotationStage = "dev.cairn.stage"
-)
-
 // MarkerFormat is the version of what tags and annotations mean.
 const MarkerFormat = 1
 
