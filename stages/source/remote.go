@@ -10,7 +10,10 @@ import (
 	"path/filepath"
 	"regexp"
 	"strings"
+	"sync"
 	"time"
+
+	"github.com/gofrs/flock"
 
 	"github.com/cairnbuild/cairn/stages"
 )
@@ -28,8 +31,9 @@ const (
 )
 
 // Remotes reads commits of other repositories through a cache, which several
-// processes may use. A commit is fetched once and never asked for again: each has
-// a repository of its own in the cache, made aside and then put in its place.
+// processes may use. A commit is fetched once and not asked for again as long as
+// the cache has it: each has a repository of its own in the cache, made aside and
+// then put in its place. What was opened is held from eviction until [Remotes.Close].
 type Remotes struct {
 	// Dir is the cache's directory.
 	Dir string
@@ -38,6 +42,9 @@ type Remotes struct {
 	AllowFile bool
 	// Now is the clock.
 	Now func() time.Time
+
+	mu    sync.Mutex
+	holds map[string]*flock.Flock // by the directory of a remote
 }
 
 // Resolve asks a remote for the commit that its ref names at the moment.
@@ -97,10 +104,16 @@ func (r *Remotes) Commit(ctx context.Context, remote stages.Remote, commit strin
 	// By URL as well: who may name a commit of one repository may not know another's.
 	home := filepath.Join(r.Dir, hex.EncodeToString(url[:12]))
 	dir := filepath.Join(home, commit)
-	if !isBare(dir) {
-		if err := r.fetchInto(ctx, home, dir, remote, commit); err != nil {
-			return nil, err
-		}
+	if err := os.MkdirAll(home, 0o700); err != nil {
+		return nil, err
+	}
+	if err := r.hold(ctx, home); err != nil {
+		return nil, err
+	}
+	if isBare(dir) {
+		r.markUsed(dir)
+	} else if err := r.fetchInto(ctx, home, dir, remote, commit); err != nil {
+		return nil, err
 	}
 	repo := &Repository{git: bareGit(dir), idLen: len(commit) / 2, at: place{remote: true}}
 	return repo.Commit(ctx, commit)
@@ -108,9 +121,6 @@ func (r *Remotes) Commit(ctx context.Context, remote stages.Remote, commit strin
 
 // fetchInto makes the cache's repository of a commit.
 func (r *Remotes) fetchInto(ctx context.Context, home, dir string, remote stages.Remote, commit string) error {
-	if err := os.MkdirAll(home, 0o700); err != nil {
-		return err
-	}
 	if err := r.sweep(home); err != nil {
 		return err
 	}

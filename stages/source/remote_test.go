@@ -94,7 +94,7 @@ func TestSeveralProcessesFetchOneCommit(t *testing.T) {
 	var wg sync.WaitGroup
 	for range 6 {
 		wg.Go(func() {
-			other := *cache
+			other := Remotes{Dir: cache.Dir, AllowFile: true, Now: cache.Now}
 			tree, err := other.Commit(t.Context(), r.remote("refs/heads/main"), head)
 			if err != nil {
 				t.Error(err)
@@ -115,8 +115,7 @@ func TestWhatIsWrongWithARemoteIsSaid(t *testing.T) {
 	t.Setenv("GIT_CONFIG_KEY_0", "url.https://somebody:sekret@127.0.0.1:1/.insteadOf")
 	t.Setenv("GIT_CONFIG_VALUE_0", "https://example.com/")
 	nobody := strings.Repeat("1", 40)
-	strict := *cache
-	strict.AllowFile = false
+	strict := Remotes{Dir: cache.Dir, AllowFile: false, Now: cache.Now}
 	mark := filepath.Join(t.TempDir(), "ran")
 	for _, tt := range []struct {
 		name   string

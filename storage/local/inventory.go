@@ -51,6 +51,7 @@ type Inventory struct {
 	Loose []Loose
 
 	storage *Storage
+	memory  *Memory
 	began   time.Time
 	living  usage
 	users   map[digest.Digest]int // how many entries lead to content
@@ -58,9 +59,10 @@ type Inventory struct {
 }
 
 // Inventory reads all names and manifests; now is the time of this process's
-// clock. It costs about 50 µs for each name.
-func (s *Storage) Inventory(ctx context.Context, now time.Time) (*Inventory, error) {
-	inv := &Inventory{storage: s, began: now.Add(-clockSlack), users: map[digest.Digest]int{}, entries: map[string]*Entry{}}
+// clock. It costs about 50 µs for each name, and less where m, which may be nil,
+// remembers the manifest.
+func (s *Storage) Inventory(ctx context.Context, now time.Time, m *Memory) (*Inventory, error) {
+	inv := &Inventory{storage: s, memory: m, began: now.Add(-clockSlack), users: map[digest.Digest]int{}, entries: map[string]*Entry{}}
 	if err := inv.read(ctx); err != nil {
 		return nil, s.fail("take the inventory", "", err)
 	}
@@ -77,7 +79,7 @@ func (inv *Inventory) read(ctx context.Context) error {
 		}
 		e := Entry{Name: n, Held: inv.living.tags[n.Tag]}
 		if err == nil {
-			if err := e.follow(ctx, inv.storage, n.Descriptor); err != nil {
+			if err := e.follow(ctx, inv, n.Descriptor); err != nil {
 				return err
 			}
 		}
@@ -128,32 +130,28 @@ func (inv *Inventory) readLiving(ctx context.Context) error {
 }
 
 // follow adds what the manifest d leads to, each once.
-func (e *Entry) follow(ctx context.Context, s *Storage, d ocispec.Descriptor) error {
-	m, err := s.readManifest(ctx, d.Digest)
+func (e *Entry) follow(ctx context.Context, inv *Inventory, d ocispec.Descriptor) error {
+	m, err := inv.memory.references(ctx, inv.storage, d.Digest)
 	if errors.Is(err, fs.ErrNotExist) || errors.Is(err, storage.ErrCorrupt) || errors.Is(err, storage.ErrNotFound) {
 		return nil
 	}
 	if err != nil {
 		return err
 	}
-	manifests, blobs, err := m.References()
-	if err != nil {
-		return err
-	}
-	e.add(m.Descriptor)
-	for _, b := range blobs {
-		if _, err := os.Stat(s.Path(b.Digest)); err == nil {
+	e.add(m.manifest)
+	for _, b := range m.blobs {
+		if _, err := os.Stat(inv.storage.Path(b.Digest)); err == nil {
 			e.add(b)
 		}
 	}
-	if len(manifests) == 0 && len(blobs) > 0 && d.Digest == e.Descriptor.Digest {
-		for _, b := range blobs[1:] { // the first is the config
+	if len(m.members) == 0 && len(m.blobs) > 0 && d.Digest == e.Descriptor.Digest {
+		for _, b := range m.blobs[1:] { // the first is the config
 			e.Layers = append(e.Layers, b.Digest)
 		}
 	}
-	for _, c := range manifests {
+	for _, c := range m.members {
 		e.Manifests = append(e.Manifests, c.Digest)
-		if err := e.follow(ctx, s, c); err != nil {
+		if err := e.follow(ctx, inv, c); err != nil {
 			return err
 		}
 	}

@@ -71,7 +71,7 @@ func openLayout(t *testing.T) *local.Storage {
 
 func inventory(t *testing.T, s *local.Storage) *local.Inventory {
 	t.Helper()
-	inv, err := s.Inventory(t.Context(), time.Now())
+	inv, err := s.Inventory(t.Context(), time.Now(), nil)
 	if err != nil {
 		t.Fatal(err)
 	}

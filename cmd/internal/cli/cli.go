@@ -17,6 +17,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cairnbuild/cairn/cmd/internal/telemetry"
+	"github.com/cairnbuild/cairn/cmd/internal/variables"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 	"github.com/cairnbuild/cairn/lock"
 )
@@ -131,7 +132,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 // prepare reads the environment where a flag was not given, and checks what all
 // commands share.
 func (a *app) prepare(cmd *cobra.Command) error {
-	if err := a.readVariables(cmd); err != nil {
+	if err := variables.Read(cmd, a.getenv); err != nil {
 		return &usageError{cmd.CommandPath(), err}
 	}
 	if a.output != formatText && a.output != formatJSON {

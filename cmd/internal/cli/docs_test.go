@@ -21,6 +21,7 @@ import (
 	"github.com/spf13/pflag"
 	"go.yaml.in/yaml/v3"
 
+	"github.com/cairnbuild/cairn/cmd/internal/variables"
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
 )
@@ -88,11 +89,11 @@ func TestAVariableBelongsToOneFlag(t *testing.T) {
 	said := map[string]string{}
 	for _, c := range commands() {
 		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
-			if !hasVariable(f) || strings.HasPrefix(c.CommandPath(), "cairn completion") {
+			if !variables.Has(f) || strings.HasPrefix(c.CommandPath(), "cairn completion") {
 				return
 			}
 			if other, ok := said[f.Name]; ok && other != f.Usage {
-				t.Errorf("%s is %q and %q", envName(f.Name), other, f.Usage)
+				t.Errorf("%s is %q and %q", variables.Name(f.Name), other, f.Usage)
 			}
 			said[f.Name] = f.Usage
 		})
@@ -144,7 +145,7 @@ func unindent(s string) string {
 func flagTable(flags *pflag.FlagSet) string {
 	var rows strings.Builder
 	flags.VisitAll(func(f *pflag.Flag) {
-		if !hasVariable(f) {
+		if !variables.Has(f) {
 			return
 		}
 		value, usage := pflag.UnquoteUsage(f)
@@ -155,7 +156,7 @@ func flagTable(flags *pflag.FlagSet) string {
 		if f.DefValue != "" && f.DefValue != "[]" { // an empty list
 			def = "`" + f.DefValue + "`"
 		}
-		fmt.Fprintf(&rows, "| `--%s%s` | `%s` | %s | %s |\n", f.Name, value, envName(f.Name), def, strings.ReplaceAll(usage, "|", "\\|"))
+		fmt.Fprintf(&rows, "| `--%s%s` | `%s` | %s | %s |\n", f.Name, value, variables.Name(f.Name), def, strings.ReplaceAll(usage, "|", "\\|"))
 	})
 	if rows.Len() == 0 {
 		return ""

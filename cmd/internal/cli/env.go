@@ -1,51 +1,10 @@
 package cli
 
 import (
-	"fmt"
 	"strings"
 
-	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
+	"github.com/cairnbuild/cairn/cmd/internal/variables"
 )
-
-// envPrefix begins the variable of every flag.
-const envPrefix = "CAIRN_"
-
-// envName returns the variable of a flag.
-func envName(flag string) string {
-	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-}
-
-// hasVariable reports whether a flag can be given as a variable: all but those
-// that ask for something else than the command to be run.
-func hasVariable(f *pflag.Flag) bool { return f.Name != "help" && f.Name != "version" }
-
-// readVariables sets the flags that were not given from their variables. An
-// empty variable is one that is not set: CI systems make such.
-func (a *app) readVariables(cmd *cobra.Command) error {
-	var failed error
-	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		v := a.getenv(envName(f.Name))
-		if f.Changed || v == "" || !hasVariable(f) || failed != nil {
-			return
-		}
-		if err := cmd.Flags().Set(f.Name, v); err != nil {
-			failed = fmt.Errorf("variable %s=%q: want %s", envName(f.Name), v, wanted(f))
-		}
-	})
-	return failed
-}
-
-func wanted(f *pflag.Flag) string {
-	switch f.Value.Type() {
-	case "bool":
-		return "true or false"
-	case "int":
-		return "a number"
-	default:
-		return "a " + f.Value.Type()
-	}
-}
 
 func (a *app) getenv(name string) string {
 	v, _ := a.Env(name)
@@ -58,7 +17,7 @@ func (a *app) wantsJSON() bool {
 	if a.output == formatJSON {
 		return true
 	}
-	said := a.getenv(envName("output"))
+	said := a.getenv(variables.Name("output"))
 	for i, arg := range a.Args {
 		if v, ok := strings.CutPrefix(arg, "--output="); ok {
 			said = v

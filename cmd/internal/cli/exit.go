@@ -210,7 +210,7 @@ func classifyUsage(err error) (int, string) {
 		return exitUsage, "\"cairn plan --offline\" lists the images"
 	case errors.Is(err, registry.ErrAddress):
 		return exitUsage, "an address is HOST[:PORT]/PATH, for instance registry.example.com/shop/stages"
-	case errors.Is(err, wire.ErrNoHome):
+	case errors.Is(err, daemonctl.ErrNoHome):
 		return exitUsage, "set HOME, or give both flags"
 	}
 	return 0, ""

@@ -79,7 +79,7 @@ func TestEveryErrorHasItsExitCodeAndAHint(t *testing.T) {
 		"no directory":                {&noDirectoryError{"/x"}, exitUsage},
 		"no such image":               {fmt.Errorf("%w: x", plan.ErrNoSuchImage), exitUsage},
 		"a bad address":               {fmt.Errorf("%w: x", registry.ErrAddress), exitUsage},
-		"no home":                     {wire.ErrNoHome, exitUsage},
+		"no home":                     {daemonctl.ErrNoHome, exitUsage},
 		"a bad configuration":         {&config.Errors{List: []*config.Error{{File: "cairn.yaml", Line: 1, Message: "x"}}}, exitConfig},
 		"no configuration":            {&wire.NoConfigError{Dir: "/x", Tree: "HEAD"}, exitConfig},
 		"a bad lock file":             {&plan.LockError{Err: errors.New("x")}, exitConfig},

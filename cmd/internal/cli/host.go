@@ -10,7 +10,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/cairnbuild/cairn/cleanup/host"
+	"github.com/cairnbuild/cairn/cmd/internal/hostcache"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 )
 
@@ -26,9 +26,8 @@ func (a *app) hostCommand() *cobra.Command {
 }
 
 type hostCleanupOptions struct {
-	high, low string
-	minAge    time.Duration
-	dryRun    bool
+	policy hostcache.Policy
+	dryRun bool
 }
 
 func (a *app) hostCleanupCommand() *cobra.Command {
@@ -37,13 +36,16 @@ func (a *app) hostCleanupCommand() *cobra.Command {
 		Use:   "cleanup",
 		Short: "Evict what was used least recently when the volume is too full",
 		Long: `Cleanup looks at the volume of the local cache. Where it is fuller than the high
-mark, it removes stages on disk, layers and the engine's records, least recently
-used first, until the low mark is met. What a running build uses, results that are
-not yet published and what was used in the last hour stay. A layer that several
-stages share goes with the last of them. What the volume gained is measured.
+mark, it removes stages on disk, layers that were read from a storage, commits of
+other repositories and the engine's records, least recently used first, until the
+low mark is met. What a running build uses, results that are not yet published and
+what was used in the last hour stay. A layer that several stages share goes with the
+last of them. What the volume gained is measured.
 
-Marks are shares of the volume, such as 80%, or sizes, such as 200GiB. Nothing runs
-it by itself: give it to a timer of the host.`,
+Marks are shares of the volume, such as 80%, or sizes, such as 200GiB. The build
+daemon does the same by itself while it runs, and a build that has made something
+when it ends; docs/host-cache.md explains both. One process of a host evicts at a
+time: this command waits for another's pass.`,
 		Example: `  cairn host cleanup
   cairn host cleanup --dry-run
   cairn host cleanup --high 60% --low 50% --min-age 24h`,
@@ -51,9 +53,7 @@ it by itself: give it to a timer of the host.`,
 		RunE: func(cmd *cobra.Command, _ []string) error { return a.cleanHost(cmd, o) },
 	}
 	f := cmd.Flags()
-	f.StringVar(&o.high, "high", "80%", "`MARK` above which the volume is too full")
-	f.StringVar(&o.low, "low", "75%", "`MARK` down to which is evicted")
-	f.DurationVar(&o.minAge, "min-age", time.Hour, "`DURATION` for which what was used stays")
+	o.policy.Flags(f)
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would go, and remove nothing")
 	return cmd
 }
@@ -62,18 +62,17 @@ it by itself: give it to a timer of the host.`,
 var errStillFull = errors.New("the volume is still fuller than the low mark: what may be evicted is not enough")
 
 func (a *app) cleanHost(cmd *cobra.Command, o hostCleanupOptions) error {
-	rules := host.Rules{MinAge: o.minAge, Now: a.host.Now()}
-	var err error
-	if rules.Marks.High, err = host.ParseMark(o.high); err != nil {
-		return usagef(cmd, "--high %w", err)
+	rules, err := o.policy.Rules()
+	if err != nil {
+		return usagef(cmd, "%w", err)
 	}
-	if rules.Marks.Low, err = host.ParseMark(o.low); err != nil {
-		return usagef(cmd, "--low %w", err)
-	}
-	if o.minAge < 0 {
-		return usagef(cmd, "--min-age %v: want a duration that is not negative", o.minAge)
-	}
-	passes, err := a.settings.CleanHost(cmd.Context(), a.host, rules, o.dryRun)
+	rules.Now = a.host.Now()
+	passes, err := a.settings.CleanHost(cmd.Context(), a.host, wire.HostCleanup{
+		Rules: rules, DryRun: o.dryRun,
+		Waiting: func(path string) {
+			a.warnf("another process evicts from this volume (it holds %s): waiting for its end", path)
+		},
+	})
 	full := false
 	reports := make([]hostReport, len(passes))
 	for i, p := range passes {

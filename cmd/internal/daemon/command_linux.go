@@ -15,6 +15,7 @@ import (
 
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
 	"github.com/cairnbuild/cairn/cmd/internal/telemetry"
+	"github.com/cairnbuild/cairn/cmd/internal/variables"
 )
 
 // Main runs cairnd with its arguments and returns the exit code: one of those
@@ -47,7 +48,13 @@ func newCommand(version string, parsed func()) *cobra.Command {
 	root := &cobra.Command{
 		Use: "cairnd", Short: "The build daemon of Cairn", Version: version,
 		SilenceErrors: true, SilenceUsage: true,
-		PersistentPreRun: func(*cobra.Command, []string) { parsed() },
+		PersistentPreRunE: func(cmd *cobra.Command, _ []string) error {
+			err := variables.Read(cmd, os.Getenv)
+			if err == nil {
+				parsed()
+			}
+			return err
+		},
 	}
 	paths := daemonctl.DefaultPaths(daemonctl.UserID(os.Geteuid(), os.Getenv), os.Getenv)
 	root.PersistentFlags().StringVar(&paths.State, "state", paths.State, "directory of the engine's cache, logs and locks")
@@ -68,6 +75,9 @@ func serveCommand(version string, paths *daemonctl.Paths) *cobra.Command {
 				return err
 			}
 			c.Paths, c.Executable, c.Ready = *paths, exe, readyOn(readyFD)
+			if _, err := c.Eviction.Policy.Rules(); err != nil {
+				return err
+			}
 			if c.Log, err = log.Logger(cmd.ErrOrStderr()); err != nil {
 				return err
 			}
@@ -78,8 +88,21 @@ func serveCommand(version string, paths *daemonctl.Paths) *cobra.Command {
 	cmd.Flags().StringVar(&c.MetricsAddress, "metrics-address", "", "loopback `ADDRESS` (127.0.0.1:9464) on which to serve /metrics, /healthz and /readyz besides the socket")
 	cmd.Flags().StringVar(&log.Format, "log-format", telemetry.FormatText, "`FORMAT` of the log on standard error: text or json")
 	cmd.Flags().StringVar(&log.Level, "log-level", "info", "`LEVEL` from which on the log is written: debug, info, warn or error")
+	c.Eviction.Policy.Flags(cmd.Flags())
+	cmd.Flags().StringVar(&c.Eviction.Cache, "cache-dir", defaultCache(), "`DIRECTORY` of local stages and fetched layers, from which is evicted besides the engine's records")
+	cmd.Flags().DurationVar(&c.Eviction.Interval, "eviction-interval", time.Minute, "look about so often whether the volume is too full; 0 for never")
 	engineFlags(cmd, &c.Network, &c.KeepBytes, &readyFD)
 	return cmd
+}
+
+// defaultCache is the cache directory that cairn has for this user; "" where
+// there is no home.
+func defaultCache() string {
+	dir, err := daemonctl.UserDir("", os.Getenv("XDG_CACHE_HOME"), daemonctl.Home(os.Getenv), ".cache")
+	if err != nil {
+		return ""
+	}
+	return dir
 }
 
 func engineCommandLine(paths *daemonctl.Paths) *cobra.Command {

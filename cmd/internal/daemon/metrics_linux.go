@@ -25,6 +25,7 @@ func newMetrics(d *daemon) *metrics {
 	m.registry.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}))
 	m.registry.MustRegister(daemonMetrics(d)...)
 	m.registry.MustRegister(m.builds.all()...)
+	m.registry.MustRegister(d.evictor.metrics.all()...)
 	return m
 }
 

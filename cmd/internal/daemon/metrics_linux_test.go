@@ -21,12 +21,16 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
+	"github.com/cairnbuild/cairn/cmd/internal/hostcache"
 )
 
 // served is the handler of a daemon whose engine has never been started.
 func served(t *testing.T) (*daemon, *httptest.Server) {
 	t.Helper()
 	d := &daemon{config: Config{Version: "v1"}, usage: newUsage(time.Unix(1e9, 0)), engine: newSupervisor(nil, io.Discard, "", zap.NewNop())}
+	var err error
+	d.evictor, err = newEvictor(Config{Eviction: Eviction{Policy: hostcache.Policy{High: "80%", Low: "75%"}}, Log: zap.NewNop()}, d.engine)
+	check(t, err)
 	d.metrics = newMetrics(d)
 	s := httptest.NewServer(d.handler())
 	t.Cleanup(s.Close)

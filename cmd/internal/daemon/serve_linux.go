@@ -38,6 +38,8 @@ type Config struct {
 	// MetricsAddress is a loopback address on which health and metrics are served
 	// over TCP, for a Prometheus that cannot read the socket; may be empty.
 	MetricsAddress string
+	// Eviction is how the host's volumes are kept from filling up.
+	Eviction Eviction
 	// Log is the daemon's own; the engine has another one.
 	Log *zap.Logger
 }
@@ -78,6 +80,9 @@ func Serve(ctx context.Context, c Config) error {
 	d := &daemon{
 		config: c, usage: newUsage(time.Now()),
 		engine: newSupervisor(engineCommand(c), log, c.Paths.EngineLog(), c.Log),
+	}
+	if d.evictor, err = newEvictor(c, d.engine); err != nil {
+		return err
 	}
 	d.metrics = newMetrics(d)
 	err = d.run(ctx)
@@ -134,6 +139,7 @@ type daemon struct {
 	usage   *usage
 	engine  *supervisor
 	metrics *metrics
+	evictor *evictor
 }
 
 // run holds the parts together: any of them that ends, ends all.
@@ -174,8 +180,9 @@ func (d *daemon) run(ctx context.Context) error {
 		}
 		// On a busy machine an engine may take longer to start than it may be idle.
 		d.usage.hold()
-		return d.usage.awaitIdle(ctx, d.config.IdleTimeout)
+		return d.usage.awaitIdle(ctx, d.config.IdleTimeout, d.lastLook)
 	})
+	g.Go(func() error { return d.evictor.run(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		d.usage.leave()
@@ -186,6 +193,14 @@ func (d *daemon) run(ctx context.Context) error {
 		return errors.Join(drained, server.Shutdown(last), public.Shutdown(last))
 	})
 	return g.Wait()
+}
+
+// lastLook sees to it that a daemon which is about to leave does not leave a full
+// volume behind: nobody looks after it then.
+func (d *daemon) lastLook(ctx context.Context) {
+	if d.config.Eviction.Interval > 0 {
+		d.evictor.look(ctx)
+	}
 }
 
 // listen makes a unix socket for this user in the place of one that a daemon or

@@ -81,15 +81,20 @@ func (u *usage) counts() (active, total int, idle time.Duration) {
 }
 
 // awaitIdle returns errIdle when there was no connection for timeout, and has
-// new ones refused from then on. It returns nil when ctx ends.
-func (u *usage) awaitIdle(ctx context.Context, timeout time.Duration) error {
+// new ones refused from then on. It returns nil when ctx ends. Before it decides it
+// calls last, in whose time the daemon still serves: who comes then has it stay.
+func (u *usage) awaitIdle(ctx context.Context, timeout time.Duration, last func(context.Context)) error {
 	if timeout <= 0 {
 		return nil
 	}
 	for {
 		left, changed := u.remaining(timeout)
 		if left <= 0 {
-			return errIdle
+			last(ctx)
+			if u.leaveIfIdle(timeout) {
+				return errIdle
+			}
+			continue
 		}
 		t := time.NewTimer(left)
 		select {
@@ -104,19 +109,22 @@ func (u *usage) awaitIdle(ctx context.Context, timeout time.Duration) error {
 	}
 }
 
-// remaining returns how long the daemon is to stay at least. When it is not, it
-// has decided to leave, and that holds.
+// remaining returns how long the daemon is to stay at least.
 func (u *usage) remaining(timeout time.Duration) (time.Duration, <-chan struct{}) {
 	u.mu.Lock()
 	defer u.mu.Unlock()
 	if u.active > 0 {
 		return timeout, u.changed
 	}
-	left := timeout - time.Since(u.last)
-	if left <= 0 {
-		u.leaving = true
-	}
-	return left, u.changed
+	return timeout - time.Since(u.last), u.changed
+}
+
+// leaveIfIdle decides to leave, which then holds, unless somebody has come.
+func (u *usage) leaveIfIdle(timeout time.Duration) bool {
+	u.mu.Lock()
+	defer u.mu.Unlock()
+	u.leaving = u.leaving || u.active == 0 && time.Since(u.last) >= timeout
+	return u.leaving
 }
 
 // drained waits until there is no connection, for at most limit.

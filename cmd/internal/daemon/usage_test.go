@@ -16,7 +16,7 @@ func TestIdleTimeCountsFromTheLastConnectionOrHold(t *testing.T) {
 		u := newUsage(start)
 		left := make(chan time.Duration)
 		go func() {
-			if err := u.awaitIdle(t.Context(), time.Minute); !errors.Is(err, errIdle) {
+			if err := u.awaitIdle(t.Context(), time.Minute, func(context.Context) {}); !errors.Is(err, errIdle) {
 				t.Errorf("error is %v", err)
 			}
 			left <- time.Since(start)
@@ -43,7 +43,7 @@ func TestIdleTimeCountsFromTheLastConnectionOrHold(t *testing.T) {
 func TestZeroIdleTimeoutIsForEver(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	if err := newUsage(time.Time{}).awaitIdle(ctx, 0); err != nil {
+	if err := newUsage(time.Time{}).awaitIdle(ctx, 0, func(context.Context) {}); err != nil {
 		t.Error(err)
 	}
 }

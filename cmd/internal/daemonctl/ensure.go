@@ -21,6 +21,9 @@ type Options struct {
 	// Beside is the path of a program, usually cairn itself, in whose directory
 	// cairnd is looked for before PATH.
 	Beside string
+	// Cache is the cache directory that a daemon that is started evicts from; ""
+	// leaves it the user's.
+	Cache string
 	// IdleTimeout is given to a daemon that is started; 0 leaves its default.
 	IdleTimeout time.Duration
 	// Timeout limits how long to wait for a daemon; 0 means 30 seconds.
@@ -201,6 +204,9 @@ func commandLine(program string, o Options) ([]string, error) {
 	if o.IdleTimeout > 0 {
 		argv = append(argv, "--idle-timeout", o.IdleTimeout.String())
 	}
+	if o.Cache != "" {
+		argv = append(argv, "--cache-dir", o.Cache)
+	}
 	if os.Geteuid() == 0 {
 		return argv, nil
 	}
@@ -213,13 +219,15 @@ func commandLine(program string, o Options) ([]string, error) {
 
 // environment returns what of a process's variables a daemon inherits. It
 // outlives the process and serves others: what is meant for one build, such as
-// proxies, goes with that build, and secrets of a CI job have no place in it.
+// proxies, goes with that build, and secrets of a CI job have no place in it. Of
+// Cairn's own variables it gets those that say when the host's volume is too full.
 func environment(all []string) []string {
 	var kept []string
 	for _, v := range all {
 		name, _, _ := strings.Cut(v, "=")
 		switch {
 		case name == "PATH", name == "HOME", name == "USER", name == "TMPDIR", name == "LANG",
+			name == "CAIRN_HIGH", name == "CAIRN_LOW", name == "CAIRN_MIN_AGE", name == "CAIRN_EVICTION_INTERVAL",
 			strings.HasPrefix(name, "XDG_"), strings.HasPrefix(name, "SSL_CERT_"):
 			kept = append(kept, v)
 		}

@@ -1,6 +1,7 @@
 package daemonctl
 
 import (
+	"errors"
 	"fmt"
 	"path/filepath"
 	"strconv"
@@ -42,6 +43,24 @@ func Home(getenv func(string) string) string {
 		return home
 	}
 	return getenv("USERPROFILE")
+}
+
+// ErrNoHome is returned where neither a directory was given nor a home is known.
+var ErrNoHome = errors.New("HOME is not set: name a directory with --cache-dir and --state-dir")
+
+// UserDir returns a directory of Cairn's for the user: the given one, or else one
+// below the XDG base directory xdg, or else one below home.
+func UserDir(given, xdg, home, below string) (string, error) {
+	switch {
+	case given != "":
+		return filepath.Abs(given)
+	case filepath.IsAbs(xdg):
+		return filepath.Join(xdg, "cairn"), nil
+	case filepath.IsAbs(home):
+		return filepath.Join(home, below, "cairn"), nil
+	default:
+		return "", ErrNoHome
+	}
 }
 
 // parentUser is where rootlesskit tells the user that it was started by.

@@ -52,6 +52,52 @@ type Status struct {
 	IdleSeconds float64 `json:"idleSeconds"`
 	Socket      string  `json:"socket"`
 	State       string  `json:"state"`
+	// Volumes are those that it keeps from filling up; none before the first look.
+	Volumes []VolumeStatus `json:"volumes,omitempty"`
+	// Evicting says that it looks at them, or evicts, at the moment.
+	Evicting bool `json:"evicting"`
+}
+
+// VolumeStatus is a volume with local state on it; sizes are bytes.
+type VolumeStatus struct {
+	// Volume is what of Cairn's is on it: cache, which includes the engine where
+	// that is on the same volume, or engine.
+	Volume string `json:"volume"`
+	// Path is a directory on it.
+	Path string `json:"path"`
+	// Total is its capacity, Used what all data on it took at MeasuredAt.
+	Total      int64     `json:"total"`
+	Used       int64     `json:"used"`
+	MeasuredAt time.Time `json:"measuredAt"`
+	// High and Low are the marks.
+	High int64 `json:"high"`
+	Low  int64 `json:"low"`
+	// LastPass is nil before the first.
+	LastPass *PassStatus `json:"lastPass,omitempty"`
+}
+
+// PassStatus is what an eviction came to; sizes are bytes.
+type PassStatus struct {
+	EndedAt time.Time `json:"endedAt"`
+	Seconds float64   `json:"seconds"`
+	// Line says all of it for people.
+	Line string `json:"line"`
+	// Met says that the volume came down to the low mark.
+	Met     bool  `json:"met"`
+	Evicted int   `json:"evicted"`
+	Freed   int64 `json:"freed"`
+	// Ours is what the local cache took before, Foreign what other data took.
+	Ours    int64 `json:"ours"`
+	Foreign int64 `json:"foreign"`
+	// Blocked is what could not be evicted.
+	Blocked []BlockStatus `json:"blocked,omitempty"`
+}
+
+// BlockStatus is a reason that kept items from eviction.
+type BlockStatus struct {
+	Reason string `json:"reason"`
+	Items  int    `json:"items"`
+	Bytes  int64  `json:"bytes"`
 }
 
 // ErrNotRunning says that no daemon answers.

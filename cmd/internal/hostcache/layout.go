@@ -23,24 +23,25 @@ const (
 	marker       = "says whose stages these are"
 )
 
-// Layouts returns a store for each project that has stages, or results to be
-// published, below the cache directory dir. A directory that is no layout is an
-// error, and the others are returned.
-func Layouts(ctx context.Context, dir string, now func() time.Time) ([]host.Store, error) {
+// layouts returns a store for each layout below the cache directory. A directory
+// that is none is an error, and the others are returned.
+func (h Host) layouts(ctx context.Context) ([]host.Store, error) {
 	var out []host.Store
 	var errs []error
-	for _, kind := range []string{"stages", "kept"} {
-		entries, err := os.ReadDir(filepath.Join(dir, kind))
+	for _, kind := range []string{StagesDir, KeptDir, FetchedDir} {
+		entries, err := os.ReadDir(filepath.Join(h.Cache, kind))
 		if err != nil && !errors.Is(err, fs.ErrNotExist) {
 			errs = append(errs, err)
 		}
 		for _, e := range entries {
-			s, err := local.Open(ctx, filepath.Join(dir, kind, e.Name()))
+			s, err := local.Open(ctx, filepath.Join(h.Cache, kind, e.Name()))
 			if err != nil {
 				errs = append(errs, err)
 				continue
 			}
-			out = append(out, &layout{name: kind + "/" + e.Name(), storage: s, now: now, unpublished: kind == "kept"})
+			out = append(out, &layout{
+				name: kind + "/" + e.Name(), storage: s, now: h.Now, memory: h.Memory, unpublished: kind == KeptDir,
+			})
 		}
 	}
 	return out, errors.Join(errs...)
@@ -51,6 +52,7 @@ type layout struct {
 	name    string
 	storage *local.Storage
 	now     func() time.Time
+	memory  *local.Memory
 	// unpublished: what has a name here waits to be published.
 	unpublished bool
 
@@ -62,7 +64,7 @@ func (l *layout) Name() string { return l.name }
 
 // Items implements [host.Store].
 func (l *layout) Items(ctx context.Context) ([]host.Item, error) {
-	inv, err := l.storage.Inventory(ctx, l.now())
+	inv, err := l.storage.Inventory(ctx, l.now(), l.memory)
 	if err != nil {
 		return nil, err
 	}

@@ -138,7 +138,10 @@ func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, e
 	if err != nil {
 		return nil, err
 	}
-	defer func() { b.warn("end the hold on the local cache", b.Storages.Release(context.WithoutCancel(ctx))) }()
+	defer func() {
+		b.warn("end the hold on the local cache", b.Storages.Release(context.WithoutCancel(ctx)))
+		b.warn("evict from the local cache", b.Storages.Relieve(ctx))
+	}()
 	open := &opened{settings: b.Settings, host: b.Host, given: b.Given, outage: b.Outage}
 	defer func() { b.warn("close the ledger", open.close()) }()
 	rep, err = build.Run(ctx, build.Options{

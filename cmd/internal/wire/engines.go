@@ -101,7 +101,7 @@ func (s Settings) Engine(ctx context.Context, h Host, p stages.Platform, g *Give
 		address, ok = named[""]
 	}
 	if !ok {
-		address, _, err = daemonctl.Ensure(ctx, daemonctl.Options{Paths: s.daemonPaths(h), Beside: h.Program})
+		address, _, err = daemonctl.Ensure(ctx, s.daemonOptions(h))
 		if err != nil {
 			return nil, err
 		}
@@ -110,6 +110,16 @@ func (s Settings) Engine(ctx context.Context, h Host, p stages.Platform, g *Give
 		Now: h.Now, Proxy: proxy(h), Secrets: g, Agents: agents,
 		Connect: func(ctx context.Context) (net.Conn, error) { return dialPod(ctx, h, address) },
 	})
+}
+
+// daemonOptions are how the host's own daemon is started. One that cannot know its
+// cache directory evicts from its engine alone.
+func (s Settings) daemonOptions(h Host) daemonctl.Options {
+	o := daemonctl.Options{Paths: s.daemonPaths(h), Beside: h.Program}
+	if cache, err := s.cacheDir(h); err == nil {
+		o.Cache = cache
+	}
+	return o
 }
 
 // TellDaemon has the daemon that the settings lead to count a build, where one

@@ -66,7 +66,7 @@ func (s Settings) OpenAt(ctx context.Context, h Host, rev string) (*Project, err
 	if err != nil {
 		return nil, err
 	}
-	p.Remotes = Remotes{settings: s, host: h, tree: p.Tree}
+	p.Remotes = newRemotes(s, h, p.Tree)
 	if err := p.configure(ctx, s, h); err != nil {
 		return nil, err
 	}

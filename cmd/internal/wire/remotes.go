@@ -3,7 +3,9 @@ package wire
 import (
 	"context"
 	"path/filepath"
+	"sync"
 
+	"github.com/cairnbuild/cairn/cmd/internal/hostcache"
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/source"
 )
@@ -11,14 +13,24 @@ import (
 // Remotes reads the other repositories that a project takes files from; it
 // implements plan.Remotes.
 type Remotes struct {
-	settings Settings
-	host     Host
-	tree     *source.Tree
+	tree *source.Tree
+	// open returns the cache; what is opened of it stays until this process ends.
+	open func() (*source.Remotes, error)
+}
+
+func newRemotes(s Settings, h Host, t *source.Tree) Remotes {
+	return Remotes{tree: t, open: sync.OnceValues(func() (*source.Remotes, error) {
+		dir, err := s.cacheDir(h)
+		if err != nil {
+			return nil, err
+		}
+		return &source.Remotes{Dir: filepath.Join(dir, hostcache.GitDir), AllowFile: s.AllowFileURLs, Now: h.Now}, nil
+	})}
 }
 
 // ResolveRemote asks the remote itself, over the network.
 func (r Remotes) ResolveRemote(ctx context.Context, remote stages.Remote) (string, error) {
-	cache, err := r.cache()
+	cache, err := r.open()
 	if err != nil {
 		return "", err
 	}
@@ -27,7 +39,7 @@ func (r Remotes) ResolveRemote(ctx context.Context, remote stages.Remote) (strin
 
 // OpenRemote attaches the files of a commit to the project's tree.
 func (r Remotes) OpenRemote(ctx context.Context, remote stages.Remote, commit string) error {
-	cache, err := r.cache()
+	cache, err := r.open()
 	if err != nil {
 		return err
 	}
@@ -37,12 +49,4 @@ func (r Remotes) OpenRemote(ctx context.Context, remote stages.Remote, commit st
 	}
 	r.tree.Attach(remote, files)
 	return nil
-}
-
-func (r Remotes) cache() (*source.Remotes, error) {
-	dir, err := r.settings.cacheDir(r.host)
-	if err != nil {
-		return nil, err
-	}
-	return &source.Remotes{Dir: filepath.Join(dir, "git"), AllowFile: r.settings.AllowFileURLs, Now: r.host.Now}, nil
 }

@@ -4,7 +4,6 @@ import (
 	"crypto/rand"
 	"crypto/sha256"
 	"encoding/hex"
-	"errors"
 	"io"
 	"os"
 	"path/filepath"
@@ -13,6 +12,7 @@ import (
 	"go.uber.org/zap"
 
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
+	"github.com/cairnbuild/cairn/cmd/internal/hostcache"
 )
 
 // Local is the address of a storage or a ledger on this host.
@@ -68,12 +68,9 @@ func NewHost(log *zap.Logger, version string) Host {
 	return Host{Getenv: os.Getenv, Now: time.Now, Began: time.Now(), Rand: rand.Reader, Log: log, Program: program, Version: version}
 }
 
-// ErrNoHome is returned where neither a directory was given nor a home is known.
-var ErrNoHome = errors.New("HOME is not set: name a directory with --cache-dir and --state-dir")
-
 // cacheDir is where the local storage and results not yet published lie.
 func (s Settings) cacheDir(h Host) (string, error) {
-	return userDir(s.CacheDir, h.Getenv("XDG_CACHE_HOME"), daemonctl.Home(h.Getenv), ".cache")
+	return daemonctl.UserDir(s.CacheDir, h.Getenv("XDG_CACHE_HOME"), daemonctl.Home(h.Getenv), ".cache")
 }
 
 // stagesDir is the layout of a project's local stages.
@@ -82,25 +79,12 @@ func (s Settings) stagesDir(h Host, project string) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	return filepath.Join(dir, "stages", project), nil
+	return filepath.Join(dir, hostcache.StagesDir, project), nil
 }
 
 // stateDir is where local ledgers of registries lie.
 func (s Settings) stateDir(h Host) (string, error) {
-	return userDir(s.StateDir, h.Getenv("XDG_STATE_HOME"), daemonctl.Home(h.Getenv), filepath.Join(".local", "state"))
-}
-
-func userDir(given, xdg, home, below string) (string, error) {
-	switch {
-	case given != "":
-		return filepath.Abs(given)
-	case filepath.IsAbs(xdg):
-		return filepath.Join(xdg, "cairn"), nil
-	case filepath.IsAbs(home):
-		return filepath.Join(home, below, "cairn"), nil
-	default:
-		return "", ErrNoHome
-	}
+	return daemonctl.UserDir(s.StateDir, h.Getenv("XDG_STATE_HOME"), daemonctl.Home(h.Getenv), filepath.Join(".local", "state"))
 }
 
 // daemonPaths are those of the host's daemon, or of one of its own below a given

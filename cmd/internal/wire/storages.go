@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/cairnbuild/cairn/cmd/internal/hostcache"
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/storage"
@@ -28,6 +29,7 @@ type Storages struct {
 
 	requests, sent, received atomic.Int64
 	asked                    atomic.Int64 // of the ledger
+	filled                   atomic.Bool  // the local cache may have grown
 
 	mu    sync.Mutex
 	pad   *local.Storage
@@ -138,6 +140,7 @@ const padKept = 24 * time.Hour
 
 // Pad opens the local cache: the storage itself where that is local.
 func (st *Storages) Pad(ctx context.Context, project string, stages storage.Storage) (build.Pad, error) {
+	st.filled.Store(true)
 	if p, ok := stages.(build.Pad); ok {
 		return p, nil
 	}
@@ -145,7 +148,7 @@ func (st *Storages) Pad(ctx context.Context, project string, stages storage.Stor
 	if err != nil {
 		return nil, err
 	}
-	p, err := local.Open(ctx, filepath.Join(dir, "kept", project))
+	p, err := local.Open(ctx, filepath.Join(dir, hostcache.KeptDir, project))
 	if err != nil {
 		return nil, err
 	}
@@ -166,6 +169,15 @@ func (st *Storages) Tidy(ctx context.Context) error {
 	}
 	_, err := p.Sweep(ctx, st.host.Now().Add(-padKept))
 	return err
+}
+
+// Relieve evicts from this host's local cache where what was opened here may have
+// filled its volume. Otherwise it does nothing at all.
+func (st *Storages) Relieve(ctx context.Context) error {
+	if !st.filled.Load() {
+		return nil
+	}
+	return st.settings.relieve(ctx, st.host)
 }
 
 // Counts implements build.Options.Counts.
