@@ -180,13 +180,7 @@ func (l *Ledger) release(ctx context.Context, v view, d stages.Digest, e Entry) 
 
 // entryChange returns the change of a stage's entry; "" is no entry.
 func entryChange(d stages.Digest, from, to string) lock.Change {
-	switch {
-	case from == "":
-		return lock.Add(entryKey(d), to)
-	case to == "":
-		return lock.Remove(entryKey(d), from)
-	}
-	return lock.Replace(entryKey(d), from, to)
+	return keyChange(entryKey(d), from, to)
 }
 
 // within returns ctx, ending also with the session, and with its cause.
@@ -318,6 +312,19 @@ func (s *Session) Republish(ctx context.Context, d stages.Digest, seen Entry) (*
 // [Claim.Delete] or, when the stage is still needed, with [Claim.Release].
 func (s *Session) Doom(ctx context.Context, d stages.Digest) (*Claim, error) {
 	c, err := s.convert(ctx, d, Entry{}, Absent, func(_ Entry, nonce string) Entry {
+		return Entry{State: Doomed, Session: s.ID(), Nonce: nonce}
+	})
+	if err != nil {
+		return nil, entryError("doom", d, err)
+	}
+	return c, nil
+}
+
+// Redoom marks for this session what another cleaner has marked, whether that one
+// lives or not: a mark protects nothing, so that taking it away harms nobody. A
+// cleaner that lives is refused what it does next with the stage.
+func (s *Session) Redoom(ctx context.Context, d stages.Digest, seen Entry) (*Claim, error) {
+	c, err := s.convert(ctx, d, seen, Doomed, func(_ Entry, nonce string) Entry {
 		return Entry{State: Doomed, Session: s.ID(), Nonce: nonce}
 	})
 	if err != nil {
