@@ -15,9 +15,11 @@ import (
 	"testing"
 	"time"
 
+	"github.com/google/go-containerregistry/pkg/name"
 	v1 "github.com/google/go-containerregistry/pkg/v1"
 	"github.com/google/go-containerregistry/pkg/v1/empty"
 	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/remote"
 	"github.com/rogpeppe/go-internal/testscript"
 
 	"github.com/cairnbuild/cairn/hack/testbed"
@@ -41,6 +43,7 @@ import (
 //	                      and expect the exit code 130
 //	code N CMD…           run CMD and expect the exit code N
 //	many-files DIR N      make N small files
+//	retag REPO TAG NEW    have a tag of $REGISTRY/REPO name what another names
 func TestScripts(t *testing.T) {
 	s := &scripts{ctx: t.Context()}
 	testscript.Run(t, testscript.Params{
@@ -52,7 +55,7 @@ func TestScripts(t *testing.T) {
 		Cmds: map[string]func(*testscript.TestScript, bool, []string){
 			"git-init": s.gitInit, "git-commit": s.gitCommit, "engine": s.engine, "registry": s.registry,
 			"registry-auth": s.registryAuth, "base-for": s.baseFor, "fill": s.fill, "json": s.json, "schema": s.schema,
-			"one-error": s.oneError, "interrupt": s.interrupt, "code": s.code, "many-files": s.manyFiles,
+			"one-error": s.oneError, "interrupt": s.interrupt, "code": s.code, "many-files": s.manyFiles, "retag": s.retag,
 		},
 	})
 }
@@ -315,4 +318,15 @@ func (s *scripts) manyFiles(ts *testscript.TestScript, _ bool, args []string) {
 		ts.Check(os.MkdirAll(dir, 0o755))
 		ts.Check(os.WriteFile(filepath.Join(dir, strconv.Itoa(i)), []byte(strconv.Itoa(i)), 0o644))
 	}
+}
+
+func (s *scripts) retag(ts *testscript.TestScript, _ bool, args []string) {
+	repo := ts.Getenv("REGISTRY") + "/" + args[0]
+	from, err := name.NewTag(repo+":"+args[1], name.Insecure)
+	ts.Check(err)
+	to, err := name.NewTag(repo+":"+args[2], name.Insecure)
+	ts.Check(err)
+	d, err := remote.Get(from)
+	ts.Check(err)
+	ts.Check(remote.Tag(to, d))
 }
