@@ -249,6 +249,25 @@ func (s *Session) inHand(d stages.Digest, text string) *Claim {
 	return c
 }
 
+// InHands returns the stages that this session has claims of, also those that
+// nobody works on: what a session before it had in flight.
+func (s *Session) InHands() []stages.Digest {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return slices.Collect(maps.Keys(s.hands))
+}
+
+// PutDown takes the claim of a stage out of the session's hands and returns it, to be
+// ended; nil where there is none. Whoever acquires the stage from then on gets a claim
+// of its own, and this one is refused.
+func (s *Session) PutDown(d stages.Digest) *Claim {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	c := s.hands[d]
+	delete(s.hands, d)
+	return c
+}
+
 func (s *Session) hold(c *Claim) {
 	s.mu.Lock()
 	defer s.mu.Unlock()

@@ -194,7 +194,7 @@ func newRun(o Options) *run {
 
 		grasping: newTurn(),
 	}
-	r.ledger.admit = r.checkMarker
+	r.ledger.admit, r.ledger.inherited = r.checkMarker, r.inherited
 	labels := owners(o.Plan.All())
 	for _, img := range o.Plan.All() {
 		for _, s := range img.Stages {

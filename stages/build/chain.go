@@ -99,13 +99,11 @@ func (r *run) takeBelow(ctx context.Context, s *synchronization.Session, n *node
 			return &blockedError{on: blocked}
 		}
 	}
-	if err := r.acquireAll(ctx, s, idle); err != nil {
-		return err
-	}
+	err = r.acquireAll(ctx, s, idle)
 	for _, dep := range idle {
-		r.require(dep)
+		r.require(dep) // also after an error: nobody knows whose entries are ours by now
 	}
-	return nil
+	return err
 }
 
 // sort returns, of missing stages, those that nobody in this run has begun with

@@ -218,6 +218,59 @@ func TestRunsAtOnceShareTheWorkWhateverTheLedgerLoses(t *testing.T) {
 	}
 }
 
+// Runs that lose their sessions again and again may make a stage twice. But none may
+// hold, under its next session, what it does not work on: then all wait for each other
+// for as long as they have patience.
+func TestRunsThatLoseTheirSessionsDoNotHoldEachOtherUp(t *testing.T) {
+	for seed := range uint64(20) {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			deep := commands(stages.KindBeforeInstall, stages.KindInstall, stages.KindBeforeSetup, stages.KindSetup)
+			p := w.planOf(noSources{}, nil, config.Image{Name: "one", Shell: deep}, config.Image{Name: "two", FromImage: "one", Shell: deep})
+			var wg, pauses sync.WaitGroup
+			began := time.Now()
+			for i := range uint64(3) {
+				h := w.host()
+				f := synchronizationtest.NewFaulty(w.ledger, seed*3+i, locktest.Faults{LostAnswer: 0.05, LostRequest: 0.05, MaxDelay: 20 * time.Millisecond})
+				h.ledger = f
+				dice := rand.New(rand.NewPCG(seed, i))
+				h.engine.before = slow(rand.New(rand.NewPCG(seed, i+100)))
+				ended := make(chan struct{})
+				pauses.Go(func() { pausing(f, dice, ended) })
+				wg.Go(func() {
+					defer close(ended)
+					if _, err := h.run(t.Context(), p, nil); err != nil {
+						t.Errorf("seed %d, run %d: %v", seed, i, err)
+					}
+				})
+			}
+			wg.Wait()
+			pauses.Wait()
+			if took := time.Since(began); took > 30*time.Minute {
+				t.Errorf("seed %d: took %s", seed, took)
+			}
+			w.sound()
+			w.manifests(p)
+			w.free(p.Project)
+		})
+	}
+}
+
+// pausing has a ledger stop to answer for longer than a session lives, from time to time.
+func pausing(f *synchronizationtest.Faulty, dice *rand.Rand, ended <-chan struct{}) {
+	for range 3 {
+		select {
+		case <-ended:
+		case <-time.After(time.Duration(dice.IntN(6000)) * time.Millisecond):
+		}
+		f.Pause()
+		time.Sleep(time.Duration(32+dice.IntN(12)) * time.Second)
+		f.Resume()
+	}
+	<-ended
+	f.Wait()
+}
+
 func TestStorageFaultsAtAnyCallLeaveNothingHalf(t *testing.T) {
 	kinds := map[string]faulty.Fault{
 		"error":       {Err: storage.ErrTransient},

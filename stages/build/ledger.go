@@ -23,6 +23,10 @@ type ledger struct {
 	open func(ctx context.Context) (*synchronization.Ledger, error)
 	// admit makes sure, once it is open, that ledger and storage belong together.
 	admit func(ctx context.Context, l *synchronization.Ledger) error
+	// inherited is told of a session that took the place of one that was lost.
+	inherited func(*synchronization.Session)
+	// live is sess for those who do not want to wait for another one.
+	live atomic.Pointer[synchronization.Session]
 	// turn is had by who uses what follows.
 	turn turn
 	// away is set for the rest of a run that goes on without the ledger: what it
@@ -83,7 +87,12 @@ func (h *ledger) join(ctx context.Context) error {
 	if h.end != nil {
 		h.end()
 	}
+	again := h.sess != nil
 	h.sess, h.end = s, func() { cancel(nil) }
+	h.live.Store(s)
+	if again {
+		h.inherited(s)
+	}
 	if !stop() {
 		h.leave(ctx)
 		return context.Cause(ctx)

@@ -32,6 +32,7 @@ type node struct {
 
 	start sync.Once
 	begin atomic.Bool
+	over  atomic.Bool // it is not worked on any more
 
 	waits *waits // for others that make it
 
@@ -193,7 +194,8 @@ func (n *node) decide() {
 	n.decided = true
 }
 
-// isDecided reports whether this run has decided what n is published as.
+// isDecided reports whether what n is published as was decided under an entry of this run,
+// or one that it took over: it has to see to the end of that.
 func (n *node) isDecided() bool {
 	n.mu.Lock()
 	defer n.mu.Unlock()

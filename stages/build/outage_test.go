@@ -75,6 +75,40 @@ func TestAnOutageAfterTheDecisionIsEndured(t *testing.T) {
 	}
 }
 
+// A run that finishes what a dead one decided can lose its session as well. The entry
+// that it then has under a new one must not be left behind: while the run lives, nobody
+// else may end it.
+func TestWhatWasTakenOverIsFinishedThroughAnOutage(t *testing.T) {
+	for _, away := range []time.Duration{10 * time.Second, 25 * time.Second, 40 * time.Second, 55 * time.Second} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t)
+			p := w.planOf(noSources{}, nil, app())
+			ctx, die := context.WithCancelCause(t.Context())
+			dead := cutOff(w, p, cuts["before the tag is put"], time.Hour)
+			var dying sync.WaitGroup
+			dying.Go(func() {
+				if _, err := dead.run(ctx, p, nil); err == nil {
+					t.Error("a run without a ledger has published")
+				}
+			})
+			time.Sleep(time.Minute)
+			h := cutOff(w, p, cuts["after the tag was put"], away)
+			rep, err := h.run(t.Context(), p, nil)
+			if err != nil {
+				t.Fatalf("away for %s: %v", away, err)
+			}
+			if got := results(rep); !strings.HasSuffix(got, "app/install=adopted") || h.engine.count() != 0 {
+				t.Errorf("away for %s: %s; commands ran %d times", away, got, h.engine.count())
+			}
+			w.sound()
+			w.free(p.Project)
+			die(errDead)
+			dying.Wait()
+			time.Sleep(time.Hour)
+		})
+	}
+}
+
 func TestALongOutageAfterTheDecisionIsNamedOrLeftToTheNextRun(t *testing.T) {
 	for name, when := range cuts {
 		for _, keep := range []bool{false, true} {

@@ -49,6 +49,7 @@ func (r *run) bring(ctx context.Context, n *node) error {
 		r.published(n, n.sight.manifest, ResultCached)
 		return nil
 	}
+	defer r.ended(ctx, n)
 	for range maxRounds {
 		err := r.attempt(ctx, n)
 		var blocked *blockedError
@@ -79,6 +80,51 @@ func (r *run) bring(ctx context.Context, n *node) error {
 		}
 	}
 	return errRestless
+}
+
+// ended is the last of n: what the ledger says of it must not be left to a session that
+// lives on, for nobody else may end that, and whoever builds upon n waits for it. An
+// entry can have come into our hands while n was found published, or failed: acquired
+// together with others, or taken again after the session was lost.
+func (r *run) ended(ctx context.Context, n *node) {
+	n.over.Store(true)
+	if s := r.ledger.live.Load(); s != nil {
+		r.putDown(ctx, s, n)
+	}
+}
+
+// putDown ends the entry of a stage that nobody works on, if the session has it.
+func (r *run) putDown(ctx context.Context, s *synchronization.Session, n *node) {
+	if ctx.Err() != nil || s.Context().Err() != nil {
+		return // the run ends, and all of its entries with it, or the session has
+	}
+	c := s.PutDown(n.stage.Digest)
+	if c == nil {
+		return
+	}
+	r.release(ctx, c)
+	if c.Entry().State != synchronization.Publishing {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, finishing)
+	defer cancel()
+	// An error is of no use here: n has its end, and the entry dies with the session.
+	_, _, _ = r.finishDecided(ctx, n, c)
+}
+
+// inherited looks after the entries that a session took over from one that was lost:
+// those of stages that nobody works on are ended.
+func (r *run) inherited(s *synchronization.Session) {
+	for _, d := range s.InHands() {
+		n := r.at(d)
+		if n == nil || n.begun() && !n.over.Load() {
+			continue // at work: it asks for its entry, or ends it
+		}
+		r.spawn(func(ctx context.Context) error {
+			r.putDown(ctx, s, n)
+			return nil
+		})
+	}
 }
 
 // unblock waits for what other runners make, holding nothing.
@@ -172,6 +218,7 @@ func (r *run) work(ctx context.Context, n *node, g *grip) error {
 	c := g.claim
 	switch c.Entry().State {
 	case synchronization.Publishing: // a dead owner's decision
+		n.decide()
 		m, res, err := r.finishDecided(ctx, n, c)
 		if err != nil {
 			return err
