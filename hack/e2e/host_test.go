@@ -84,6 +84,7 @@ type report struct {
 	Indexes                  []struct{ Name, Ref string }
 	Requests                 struct{ Registry, Ledger int64 }
 	EngineStarted            bool
+	Reused                   struct{ Blobs, Bytes, Mirrored int64 }
 	BytesPulled, BytesPushed int64
 	Kept                     []string
 	Losses                   []struct{ Objects []string }

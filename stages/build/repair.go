@@ -100,7 +100,8 @@ func (b stageBlobs) Blob(ctx context.Context, d ocispec.Descriptor) (io.ReadClos
 }
 
 func (r *run) elsewhere(s *stages.Stage) storage.Fetcher {
-	return blobFetcher{r.Storage, blobChain{r.inPad, r.inBase(s)}}
+	// The storage itself as well: it may be read from places that have more than it has.
+	return blobFetcher{r.Storage, blobChain{r.inPad, r.inBase(s), r.Storage.Blob}}
 }
 
 // blobFetcher is a storage whose blobs come from elsewhere.

@@ -27,7 +27,9 @@ type Report struct {
 	// the storages. The engine itself speaks to none.
 	BytesPulled int64   `json:"bytesPulled"`
 	BytesPushed int64   `json:"bytesPushed"`
-	Seconds     float64 `json:"seconds"`
+	// Reused is what was read from places nearer than the storage; nil for nothing.
+	Reused  *Reused `json:"reused,omitempty"`
+	Seconds float64 `json:"seconds"`
 	// Kept are stages that were made but could not be published: they lie in the
 	// local cache, and the next run publishes them.
 	Kept []stages.Digest `json:"kept,omitempty"`
@@ -38,6 +40,15 @@ type Report struct {
 
 // All returns Images and then Needed.
 func (r *Report) All() []ImageReport { return slices.Concat(r.Images, r.Needed) }
+
+// Reused counts blobs that the storage did not have to be asked for.
+type Reused struct {
+	// Blobs came from the cache of this host, and have Bytes together.
+	Blobs int64 `json:"blobs"`
+	Bytes int64 `json:"bytes"`
+	// Mirrored are those of them that the cache storage had and this host had not.
+	Mirrored int64 `json:"mirrored"`
+}
 
 // Requests counts what went over the wire.
 type Requests struct {
@@ -83,6 +94,7 @@ type StageReport struct {
 type Counts struct {
 	RegistryRequests, LedgerRequests int64
 	BytesPulled, BytesPushed         int64
+	Reused                           Reused
 }
 
 // report says how the run stands: complete after success, as far as it came
@@ -96,6 +108,9 @@ func (r *run) report(root stages.Digest) *Report {
 		BytesPulled:   c.BytesPulled, BytesPushed: c.BytesPushed,
 		Seconds: r.Now().Sub(r.Began).Seconds(),
 		Kept:    r.keptStages(), Losses: r.ledger.losses(),
+	}
+	if c.Reused.Blobs > 0 {
+		out.Reused = &c.Reused
 	}
 	below := r.belowPublished()
 	for _, img := range r.Plan.Images {

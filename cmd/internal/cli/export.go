@@ -94,7 +94,12 @@ func (a *app) export(cmd *cobra.Command, o exportOptions, args []string) (err er
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, st.Release(context.WithoutCancel(ctx))) }()
+	defer func() {
+		err = errors.Join(err, st.Release(context.WithoutCancel(ctx)))
+		if full := st.Relieve(ctx); full != nil {
+			a.warnf("cannot evict from the local cache: %v", full)
+		}
+	}()
 	images := make([]v1.Image, len(chosen))
 	for i, img := range chosen {
 		if images[i], err = built(ctx, s, img); err != nil {

@@ -63,13 +63,16 @@ func (s Settings) checkStorages() error {
 		return &SettingError{"--registry-ca", err, "name a file that holds certificates in PEM"}
 	}
 	defer client.Close()
-	for _, f := range []struct{ flag, address string }{{"--stages-storage", s.Storage}, {"--secondary-storage", s.Secondary}} {
-		if f.address == Local || f.address == "" && f.flag == "--secondary-storage" {
+	for _, f := range []struct{ flag, address string }{{"--stages-storage", s.Storage}, {"--secondary-storage", s.Secondary}, {"--cache-storage", s.CacheStorage}} {
+		if f.address == "" && f.flag != "--stages-storage" || f.address == Local && f.flag != "--cache-storage" {
 			continue
 		}
 		if _, err := client.Open(f.address); err != nil {
 			return &SettingError{f.flag, err, "an address is HOST[:PORT]/PATH, for instance registry.example.com/shop/stages, or :local"}
 		}
+	}
+	if s.CacheStorage != "" && (s.CacheStorage == s.Storage || s.CacheStorage == s.Secondary) {
+		return &SettingError{"--cache-storage", errors.New(s.CacheStorage + " is a stages storage itself"), "name a repository that holds nothing else, or leave it out"}
 	}
 	if s.Secondary == s.Storage {
 		return &SettingError{"--secondary-storage", errors.New(s.Secondary + " is the stages storage itself"), "name another storage, or leave it out"}

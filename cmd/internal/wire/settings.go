@@ -28,6 +28,9 @@ type Settings struct {
 	Storage string
 	// Secondary is the address of a storage that is only read; may be empty.
 	Secondary string
+	// CacheStorage is the address of a repository near by from which blobs of a
+	// registry are read first; may be empty.
+	CacheStorage string
 	// Synchronization is the ledger's address; empty is the storage's default, see
 	// [Settings.LedgerAddress].
 	Synchronization string

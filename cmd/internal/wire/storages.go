@@ -32,6 +32,7 @@ type Storages struct {
 	filled                   atomic.Bool  // the local cache may have grown
 
 	mu    sync.Mutex
+	near  *nearby // nil before stages of a registry were opened
 	pad   *local.Storage
 	holds []*local.Hold
 	// bases are the repositories of bases, by address: images for several
@@ -43,11 +44,15 @@ type Storages struct {
 func NewStorages(s Settings, h Host) (*Storages, error) {
 	st := &Storages{settings: s, host: h, bases: make(map[string]storage.Storage)}
 	var err error
-	st.client, err = registry.NewClient(registry.Options{
-		CAFile: s.RegistryCA, UserAgent: "cairn/" + h.Version, Now: h.Now, Jitter: rand.Float64,
-		Logger: h.Log, Observe: st.observe, RequestID: h.requestIDs(),
-	})
+	st.client, err = registry.NewClient(st.clientOptions())
 	return st, err
+}
+
+func (st *Storages) clientOptions() registry.Options {
+	return registry.Options{
+		CAFile: st.settings.RegistryCA, UserAgent: "cairn/" + st.host.Version, Now: st.host.Now, Jitter: rand.Float64,
+		Logger: st.host.Log, Observe: st.observe, RequestID: st.host.requestIDs(),
+	}
 }
 
 func (st *Storages) observe(e registry.Exchange) {
@@ -63,7 +68,14 @@ func (st *Storages) observe(e registry.Exchange) {
 }
 
 // Close ends idle connections.
-func (st *Storages) Close() { st.client.Close() }
+func (st *Storages) Close() {
+	st.client.Close()
+	st.mu.Lock()
+	defer st.mu.Unlock()
+	if st.near != nil {
+		st.near.close()
+	}
+}
 
 // Open opens the storage at an address.
 func (st *Storages) Open(ctx context.Context, project, address string) (storage.Storage, error) {
@@ -81,10 +93,17 @@ func (st *Storages) Open(ctx context.Context, project, address string) (storage.
 // host stays until [Storages.Release], or the end of the process.
 func (st *Storages) Stages(ctx context.Context, project string) (storage.Storage, error) {
 	s, err := st.Open(ctx, project, st.settings.Storage)
-	if l, ok := s.(*local.Storage); ok && err == nil {
+	if err != nil {
+		return nil, err
+	}
+	if l, ok := s.(*local.Storage); ok {
 		return st.hold(l), nil
 	}
-	return s, err
+	n, err := st.nearby(project, s.Address())
+	if err != nil {
+		return nil, err
+	}
+	return n.Over(s), nil
 }
 
 // hold keeps what is used of a layout from eviction.
@@ -96,12 +115,16 @@ func (st *Storages) hold(s *local.Storage) *local.Hold {
 	return h
 }
 
-// Release gives up what was held. What is used later is not held.
+// Release sends to the cache storage what that lacks, and gives up what was held.
+// What is used later is not held.
 func (st *Storages) Release(ctx context.Context) error {
 	st.mu.Lock()
-	holds := st.holds
+	holds, near := st.holds, st.near
 	st.holds = nil
 	st.mu.Unlock()
+	if near != nil {
+		near.fill(ctx)
+	}
 	var errs []error
 	for _, h := range holds {
 		errs = append(errs, h.Close(ctx, st.host.Now()))
@@ -126,7 +149,11 @@ func (st *Storages) Base(_ context.Context, reference string) (storage.Storage, 
 	if known, ok := st.bases[s.Address()]; ok {
 		return known, nil
 	}
-	remembered, err := memo.New(readonly.New(s), memo.Limits{})
+	source := readonly.New(s)
+	if st.near != nil {
+		source = st.near.Over(source)
+	}
+	remembered, err := memo.New(source, memo.Limits{})
 	if err != nil {
 		return nil, err
 	}
@@ -182,7 +209,14 @@ func (st *Storages) Relieve(ctx context.Context) error {
 
 // Counts implements build.Options.Counts.
 func (st *Storages) Counts() build.Counts {
-	return build.Counts{RegistryRequests: st.requests.Load(), LedgerRequests: st.asked.Load(), BytesPulled: st.received.Load(), BytesPushed: st.sent.Load()}
+	c := build.Counts{RegistryRequests: st.requests.Load(), LedgerRequests: st.asked.Load(), BytesPulled: st.received.Load(), BytesPushed: st.sent.Load()}
+	st.mu.Lock()
+	near := st.near
+	st.mu.Unlock()
+	if near != nil {
+		c.Reused = build.Reused(near.Counts())
+	}
+	return c
 }
 
 // Second opens the secondary storage beside the primary one; nil where none is set.
