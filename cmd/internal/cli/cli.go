@@ -65,6 +65,7 @@ type app struct {
 	Process
 	settings wire.Settings
 	output   string
+	script   bool // standard output is a script: a failure is not told there
 	log      telemetry.LogOptions
 	host     wire.Host
 }
@@ -100,7 +101,7 @@ CAIRN_STAGES_STORAGE. A flag goes before its variable.`,
 	a.globalFlags(root)
 	root.AddCommand(
 		a.initCommand(), a.buildCommand(), a.planCommand(), a.explainCommand(), a.lockCommand(), a.exportCommand(),
-		a.stagesCommand(), a.storageCommand(), a.synchronizationCommand(), a.locksCommand(), a.hostCommand(), a.versionCommand(),
+		a.stagesCommand(), a.storageCommand(), a.synchronizationCommand(), a.locksCommand(), a.hostCommand(), a.ciEnvCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultCompletionCmd(a.Args...)

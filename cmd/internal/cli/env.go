@@ -14,8 +14,8 @@ func (a *app) getenv(name string) string {
 // wantsJSON reports whether the answer shall be JSON, also where the command line
 // is so wrong that its flags were not read.
 func (a *app) wantsJSON() bool {
-	if a.output == formatJSON {
-		return true
+	if a.output == formatJSON || a.script {
+		return !a.script
 	}
 	said := a.getenv(variables.Name("output"))
 	for i, arg := range a.Args {
