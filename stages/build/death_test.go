@@ -222,7 +222,7 @@ func TestRunsAtOnceShareTheWorkWhateverTheLedgerLoses(t *testing.T) {
 // hold, under its next session, what it does not work on: then all wait for each other
 // for as long as they have patience.
 func TestRunsThatLoseTheirSessionsDoNotHoldEachOtherUp(t *testing.T) {
-	for seed := range uint64(20) {
+	for seed := range uint64(15) {
 		synctest.Test(t, func(t *testing.T) {
 			w := newWorld(t)
 			deep := commands(stages.KindBeforeInstall, stages.KindInstall, stages.KindBeforeSetup, stages.KindSetup)
@@ -231,7 +231,7 @@ func TestRunsThatLoseTheirSessionsDoNotHoldEachOtherUp(t *testing.T) {
 			began := time.Now()
 			for i := range uint64(3) {
 				h := w.host()
-				f := synchronizationtest.NewFaulty(w.ledger, seed*3+i, locktest.Faults{LostAnswer: 0.05, LostRequest: 0.05, MaxDelay: 20 * time.Millisecond})
+				f := synchronizationtest.NewFaulty(w.ledger, seed*3+i, locktest.Faults{LostAnswer: 0.05, LostRequest: 0.05, MaxDelay: 2 * time.Second})
 				h.ledger = f
 				dice := rand.New(rand.NewPCG(seed, i))
 				h.engine.before = slow(rand.New(rand.NewPCG(seed, i+100)))
@@ -239,7 +239,7 @@ func TestRunsThatLoseTheirSessionsDoNotHoldEachOtherUp(t *testing.T) {
 				pauses.Go(func() { pausing(f, dice, ended) })
 				wg.Go(func() {
 					defer close(ended)
-					if _, err := h.run(t.Context(), p, nil); err != nil {
+					if _, err := h.run(t.Context(), p, nil); err != nil && !errors.Is(err, synchronization.ErrUnavailable) {
 						t.Errorf("seed %d, run %d: %v", seed, i, err)
 					}
 				})
@@ -261,7 +261,7 @@ func pausing(f *synchronizationtest.Faulty, dice *rand.Rand, ended <-chan struct
 	for range 3 {
 		select {
 		case <-ended:
-		case <-time.After(time.Duration(dice.IntN(6000)) * time.Millisecond):
+		case <-time.After(10*time.Second + time.Duration(dice.IntN(20000))*time.Millisecond):
 		}
 		f.Pause()
 		time.Sleep(time.Duration(32+dice.IntN(12)) * time.Second)

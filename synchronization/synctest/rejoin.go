@@ -127,6 +127,28 @@ func takesThePlace(t *testing.T, s *suite) {
 	s.wantEntry(stage(1), synchronization.Published, manifest(1), "")
 }
 
+func putsDown(t *testing.T, s *suite) {
+	p := s.displaced()
+	next := p.rejoin(t.Context())
+	if held := next.InHands(); len(held) != 2 || !slices.Contains(held, stage(0)) || !slices.Contains(held, stage(1)) {
+		t.Fatalf("in hands are %v", held)
+	}
+	idle := next.PutDown(stage(0))
+	if again := next.PutDown(stage(0)); again != nil {
+		t.Error("a claim is put down twice")
+	}
+	got, err := next.TryAcquire(t.Context(), many(1))
+	s.must(err)
+	s.wantErr(idle.Release(t.Context()), synchronization.ErrTaken)
+	s.must(got.Claims[stage(0)].Decide(t.Context(), manifest(0)))
+	decided := next.PutDown(stage(1))
+	s.must(decided.Published(t.Context()))
+	s.wantEntry(stage(1), synchronization.Published, manifest(1), "")
+	if held := next.InHands(); len(held) != 1 {
+		t.Errorf("in hands are %v", held)
+	}
+}
+
 func leavesTheEnded(t *testing.T, s *suite) {
 	p := s.displaced()
 	p.hooks.set(nil, func() error { return errors.New("sessions cannot be removed here") })

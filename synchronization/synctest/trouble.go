@@ -29,6 +29,7 @@ func trouble() []test {
 		{"a sweep ends what the dead gave its tag", settlesThePublished},
 		{"a lost session does nothing more", stopsTheLost},
 		{"a session takes the place of a lost one", takesThePlace},
+		{"what a session put down is its own to take, and refused to who put it down", putsDown},
 		{"an ended session that cannot be removed is left to others", leavesTheEnded},
 		{"taking a place ends a session also for who has given up", endsTheLostAnyway},
 		{"whoever gives up taking a place leaves no session", givesUpThePlace},
