@@ -134,6 +134,22 @@ func compareMarker(st storage.Storage, m storage.Manifest, project, ledger strin
 	return nil
 }
 
+// CheckLedger makes sure that a ledger is the one in which the stages of a storage
+// are decided, for whoever publishes there beside builds. It fails with
+// [*ForeignStorageError] where the storage's marker names another, and with
+// [storage.ErrNotFound] where there is no marker.
+func CheckLedger(ctx context.Context, st storage.Storage, l *synchronization.Ledger) error {
+	ours, err := ledgerIdentity(ctx, l)
+	if err != nil {
+		return err
+	}
+	m, err := st.Manifest(ctx, storage.ProjectTag)
+	if err != nil {
+		return err
+	}
+	return compareMarker(st, m, l.Project(), ours)
+}
+
 // AdoptLedger has a storage accept another ledger than its marker names, for good,
 // and binds that one to it: runs that coordinate in the old one are refused from then
 // on. It returns the ledger that the marker named; where there is no marker, or it

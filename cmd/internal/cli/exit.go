@@ -39,6 +39,7 @@ const (
 	exitLedger      = 7   // the ledger failed or refused
 	exitEngine      = 8   // the build engine or its daemon failed
 	exitKept        = 9   // stages were made, but only kept in the local cache: they are not published
+	exitPartly      = 10  // a sync copied what it could, and left something out
 	exitInterrupted = 130 // ended by SIGINT or SIGTERM
 )
 
@@ -185,7 +186,7 @@ type hinter interface{ Hint() string }
 func classify(err error) (code int, hint string) {
 	code, hint = exitFailure, ""
 	for _, c := range []func(error) (int, string){
-		classifyUsage, classifyProject, classifyBuild, classifyImage, classifyLedger, classifyStorage, classifyExport, classifyDockerfile, classifyOperation, classifyEngine,
+		classifyUsage, classifyProject, classifyBuild, classifyImage, classifyLedger, classifySync, classifyStorage, classifyExport, classifyDockerfile, classifyOperation, classifyEngine,
 	} {
 		if n, h := c(err); n != 0 {
 			code, hint = n, h
@@ -379,6 +380,28 @@ func classifyCluster(err error) (int, string) {
 	var failed *wire.ClusterError
 	if errors.As(err, &none) || errors.As(err, &full) || errors.As(err, &failed) {
 		return exitLedger, ""
+	}
+	return 0, ""
+}
+
+func classifySync(err error) (int, string) {
+	var skipped *skippedError
+	var owner *transfer.OwnerError
+	var taken *transfer.InUseError
+	var used *wire.SourceInUseError
+	switch {
+	case errors.As(err, &skipped):
+		return exitPartly, ""
+	case errors.As(err, &used):
+		return exitStorage, ""
+	case errors.As(err, &owner) && owner.Format != "":
+		return exitStorage, "use the version of cairn that wrote it"
+	case errors.As(err, &owner):
+		return exitStorage, "give each project a repository of its own"
+	case errors.As(err, &taken):
+		return exitStorage, "run the sync again: it goes on under the storage's ledger (--synchronization); a layout of builds is addressed as :local with its --cache-dir"
+	case errors.Is(err, wire.ErrNoProject):
+		return exitUsage, "run it in the project's directory, with --from :local or --only-current-build, or build into the source first"
 	}
 	return 0, ""
 }

@@ -1,0 +1,135 @@
+package wire
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"strings"
+	"time"
+
+	"github.com/cairnbuild/cairn/storage"
+	"github.com/cairnbuild/cairn/storage/archive"
+	"github.com/cairnbuild/cairn/storage/local"
+)
+
+// layoutScheme begins the address of a directory with an OCI image layout.
+const layoutScheme = "oci:"
+
+// end is one of the two storages of a copy.
+type end struct {
+	storage.Storage
+	// address as it was given.
+	address string
+	layout  *local.Storage
+	archive *archive.Archive
+}
+
+// CheckEnd refuses an address that no storage of a copy can have.
+func (st *Storages) CheckEnd(flag, address string) error {
+	for _, scheme := range []string{layoutScheme, archive.Scheme} {
+		if path, ok := strings.CutPrefix(address, scheme); ok {
+			return refuseEnd(flag, address, path != "")
+		}
+	}
+	_, err := st.client.Open(address)
+	return refuseEnd(flag, address, err == nil || address == Local)
+}
+
+func refuseEnd(flag, address string, ok bool) error {
+	if ok {
+		return nil
+	}
+	return &SettingError{flag, fmt.Errorf("%q is no address of a storage", address), "an address is HOST[:PORT]/PATH, :local, oci:DIRECTORY or oci-archive:FILE.tar"}
+}
+
+func below(scheme, address string) string {
+	path, ok := strings.CutPrefix(address, scheme)
+	if !ok {
+		return ""
+	}
+	return path
+}
+
+// source opens a storage that is copied from. It makes none.
+func (st *Storages) source(ctx context.Context, project, address string) (*end, error) {
+	return st.end(ctx, project, address, false)
+}
+
+// target opens a storage that is copied to, and makes one on this host.
+func (st *Storages) target(ctx context.Context, project, address string) (*end, error) {
+	return st.end(ctx, project, address, true)
+}
+
+func (st *Storages) end(ctx context.Context, project, address string, create bool) (_ *end, err error) {
+	e := &end{address: address}
+	if file := below(archive.Scheme, address); file != "" {
+		if create {
+			e.archive, err = archive.Create(ctx, file)
+		} else {
+			e.archive, err = archive.Open(file)
+		}
+		e.Storage = e.archive
+		return e, err
+	}
+	dir := below(layoutScheme, address)
+	if address == Local {
+		if dir, err = st.settings.stagesDir(st.host, project); err != nil {
+			return nil, err
+		}
+	}
+	if dir != "" {
+		return e, st.openLayout(ctx, e, dir, create)
+	}
+	e.Storage, err = st.client.Open(address)
+	return e, err
+}
+
+// openLayout opens a layout on this host, whose contents are held until Release.
+func (st *Storages) openLayout(ctx context.Context, e *end, dir string, create bool) error {
+	if _, err := os.Stat(filepath.Join(dir, "oci-layout")); errors.Is(err, fs.ErrNotExist) && !create {
+		return &storage.Error{Op: "open", Storage: e.address, Class: storage.ErrNotFound, Err: fmt.Errorf("there is no OCI image layout in %s", dir)}
+	}
+	l, err := local.Open(ctx, dir)
+	if err != nil {
+		return err
+	}
+	e.layout = l
+	e.Storage = st.hold(l)
+	return nil
+}
+
+// complete ends what was written: an archive takes its place, the index of a
+// layout follows its tags, for tools that read such.
+func (e *end) complete(ctx context.Context) error {
+	switch {
+	case e.archive != nil:
+		return e.archive.Commit()
+	case e.layout != nil:
+		return e.layout.WriteIndex(ctx)
+	}
+	return nil
+}
+
+func (e *end) close() error {
+	if e.archive != nil {
+		return e.archive.Close()
+	}
+	return nil
+}
+
+// usedSince returns the names of a layout that were published or used since a moment.
+func (e *end) usedSince(ctx context.Context, since time.Time) (map[string]bool, error) {
+	used := map[string]bool{}
+	for n, err := range e.layout.Names(ctx) {
+		if err != nil {
+			return nil, err
+		}
+		if !n.Used.Before(since) {
+			used[n.Tag] = true
+		}
+	}
+	return used, nil
+}
