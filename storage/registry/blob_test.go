@@ -174,7 +174,7 @@ func TestReadersTakeNoSlots(t *testing.T) {
 	wantClass(t, s.PushBlob(t.Context(), blobOf(b), content(b)), nil)
 	copied := storage.ContentFunc(func() (io.ReadCloser, error) { return s.Blob(t.Context(), blobOf(b)) })
 	neighbour := s.host
-	if got := len(neighbour.slots); got != 0 {
+	if got := neighbour.budget.inFlight(); got != 0 {
 		t.Errorf("%d slots are taken while a blob is read", got)
 	}
 	wantClass(t, s.PushBlob(t.Context(), blobOf(b), copied), nil)

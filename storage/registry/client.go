@@ -54,10 +54,10 @@ func (c *Client) host(reg name.Registry) *host {
 	h, ok := c.hosts[reg.RegistryStr()]
 	if !ok {
 		h = &host{
-			o:     c.o,
-			name:  reg.RegistryStr(),
-			slots: make(chan struct{}, c.o.Concurrency),
-			chunk: chunkSize,
+			o:      c.o,
+			name:   reg.RegistryStr(),
+			budget: newBudget(c.o.Concurrency),
+			chunk:  chunkSize,
 		}
 		h.auth = newAuthorizer(h, reg)
 		c.hosts[reg.RegistryStr()] = h
@@ -69,9 +69,9 @@ func (c *Client) host(reg name.Registry) *host {
 type host struct {
 	o Options
 	// name is the host with its port, where it has one.
-	name  string
-	slots chan struct{}
-	auth  *authorizer
+	name   string
+	budget *budget
+	auth   *authorizer
 	// plain: the server of this loopback address was found to speak plain HTTP.
 	plain atomic.Bool
 	// chunked: the server takes blobs in pieces only; of chunk bytes.

@@ -96,12 +96,21 @@ func (p *patience) again(ctx context.Context, op operation, err error) bool {
 	}
 	o.Logger.Info("registry request is tried again", zap.String("operation", op.op), zap.String("storage", op.address),
 		zap.String("subject", op.subject), zap.Int("attempt", p.attempt), zap.Duration("delay", d), zap.String("cause", redactText(err.Error())))
-	if o.Sleep(ctx, d) != nil {
+	if !p.sleep(ctx, d, err) {
 		return false
 	}
 	p.attempt++
 	p.waited += d
 	return true
+}
+
+// sleep waits, and keeps others from asking where the registry wants to be left alone.
+func (p *patience) sleep(ctx context.Context, d time.Duration, err error) bool {
+	var r *refusal
+	if errors.As(err, &r) && r.status == http.StatusTooManyRequests && r.retryAfter > 0 && !r.token {
+		defer p.h.budget.hold()()
+	}
+	return p.h.o.Sleep(ctx, d) == nil
 }
 
 // delay is exponential, from half of it on at random, or what the registry asks for

@@ -77,6 +77,7 @@ func (h *host) send(ctx context.Context, r request) (*http.Response, error) {
 		return nil, w.why(ctx, body, err)
 	}
 	resp.Request = req
+	h.budget.answered(resp.StatusCode == http.StatusTooManyRequests)
 	x.answered(resp, r.stream)
 	return resp, nil
 }
@@ -103,12 +104,7 @@ func (h *host) slot(ctx context.Context, unlimited bool) (func(), error) {
 	if unlimited {
 		return func() {}, ctx.Err()
 	}
-	select {
-	case h.slots <- struct{}{}:
-		return sync.OnceFunc(func() { <-h.slots }), nil
-	case <-ctx.Done():
-		return nil, context.Cause(ctx)
-	}
+	return h.budget.take(ctx)
 }
 
 // watch ends a request that makes no progress. Its timer runs only while the

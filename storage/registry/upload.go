@@ -39,6 +39,9 @@ const maxHints = 4096
 func (h *hints) put(d digest.Digest, v hint) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
+	if v.session == nil {
+		v.session = h.m[d.String()].session // begun before, and still to be used
+	}
 	if len(h.m) < maxHints {
 		h.m[d.String()] = v
 	}
