@@ -96,19 +96,20 @@ func (p Place) Pass(ctx context.Context, r host.Rules, o PassOptions) (host.Resu
 // lock takes the locks of all places of the volume, in an order that all
 // processes have in common. What it has taken it returns also with an error.
 func (p Place) lock(ctx context.Context, o PassOptions) (held []*flock.Flock, err error) {
-	waitCtx, cancel := context.WithTimeoutCause(ctx, o.Wait, ErrBusy)
+	limited, cancel := context.WithTimeout(ctx, o.Wait)
 	defer cancel()
 	for _, path := range slices.Sorted(slices.Values(p.locks)) {
 		l := flock.New(path)
+		held = append(held, l)
 		ok, err := l.TryLock()
 		if err == nil && !ok && o.Wait > 0 {
 			if o.Waiting != nil {
 				o.Waiting(path)
 			}
-			ok, err = l.TryLockContext(waitCtx, lockPause)
-		}
-		if waitCtx.Err() != nil && ctx.Err() == nil {
-			ok, err = false, nil
+			ok, err = l.TryLockContext(limited, lockPause)
+			if errors.Is(err, context.DeadlineExceeded) && ctx.Err() == nil {
+				err = nil
+			}
 		}
 		if err != nil {
 			return held, fmt.Errorf("lock the volume of %s: %w", p.Path, err)
@@ -116,7 +117,6 @@ func (p Place) lock(ctx context.Context, o PassOptions) (held []*flock.Flock, er
 		if !ok {
 			return held, fmt.Errorf("%w (%s)", ErrBusy, path)
 		}
-		held = append(held, l)
 	}
 	return held, nil
 }
