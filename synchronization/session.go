@@ -339,6 +339,19 @@ func (s *Session) Doom(ctx context.Context, d stages.Digest) (*Claim, error) {
 	return c, nil
 }
 
+// Supersede acquires what another session is building, alive or not: for what takes
+// no work to make, so that nobody waits for one who is busy with something else. The
+// other is refused its decision, and looks again.
+func (s *Session) Supersede(ctx context.Context, d stages.Digest, seen Entry) (*Claim, error) {
+	c, err := s.convert(ctx, d, seen, Building, func(e Entry, nonce string) Entry {
+		return Entry{State: Building, Session: s.ID(), Nonce: nonce, Avoid: e.Avoid}
+	})
+	if err != nil {
+		return nil, entryError("supersede", d, err)
+	}
+	return c, nil
+}
+
 // Redoom marks for this session what another cleaner has marked, whether that one
 // lives or not: a mark protects nothing, so that taking it away harms nobody. A
 // cleaner that lives is refused what it does next with the stage.

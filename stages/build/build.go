@@ -143,7 +143,7 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	r := newRun(o)
 	err = errors.Join(cause(ctx, r.all(ctx, root)), r.closeFiles())
 	if err == nil {
-		r.ledger.sweep(ctx, r.showsStage)
+		r.ledger.sweep(ctx, r.showsNamed)
 	}
 	r.ledger.close(ctx)
 	rep := r.report(root)
@@ -168,8 +168,11 @@ type run struct {
 	// newMarker: this run has put the storage's marker. remarked reads it again.
 	newMarker atomic.Bool
 	remarked  *once
-	// inCompany: others were at work on the same stages, and perhaps on the same build.
-	inCompany atomic.Bool
+	// missed: the build's index is missing and its entry is ours.
+	missed bool
+	// marks are the generations of those images whose own index has one. Indexes are
+	// published one after another.
+	marks map[string]string
 	// spawn runs a function under the run's own context: what one stage asks for
 	// must not end with that stage's hold on its entry.
 	spawn func(func(ctx context.Context) error)
@@ -191,6 +194,7 @@ func newRun(o Options) *run {
 		slots:  make(chan struct{}, max(1, o.Parallel)),
 		places: places{free: max(1, o.Parallel)},
 		nodes:  make(map[stages.Digest]*node),
+		marks:  make(map[string]string),
 
 		grasping: newTurn(),
 	}
@@ -277,18 +281,20 @@ func (r *run) all(ctx context.Context, root stages.Digest) error {
 	if r.pad, err = r.Pad(ctx); err != nil {
 		return err
 	}
+	lists, err := r.listings(root)
+	if err != nil {
+		return err
+	}
+	if err := r.claimEarly(ctx, lists); err != nil {
+		return err
+	}
 	group, gctx := errgroup.WithContext(ctx)
 	r.spawn = func(f func(context.Context) error) { group.Go(func() error { return f(gctx) }) }
 	for _, img := range r.Plan.Images {
 		r.ensure(r.node(img.Final()))
 	}
-	if err := group.Wait(); err != nil {
-		return err
-	}
-	if r.anyLocal() {
-		return nil // not all names exist, so there is nothing that an index could list
-	}
-	return r.publishBuild(ctx, root)
+	r.spawn(func(ctx context.Context) error { return r.publishBuild(ctx, lists) })
+	return group.Wait()
 }
 
 func (r *run) anyLocal() bool {

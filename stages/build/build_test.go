@@ -93,11 +93,11 @@ func TestARunDropsEntriesThatTheStorageSpeaksFor(t *testing.T) {
 			return entries
 		}
 		first := build("1")
-		if len(first) != 2 {
-			t.Fatalf("the ledger holds %d entries after two publications", len(first))
+		if len(first) != 3 {
+			t.Fatalf("the ledger holds %d entries after two stages and an index", len(first))
 		}
 		time.Sleep(synchronization.DefaultDelta / 2)
-		if got := build("2"); len(got) != 4 {
+		if got := build("2"); len(got) != 6 {
 			t.Errorf("the ledger holds %d entries, none of which is old", len(got))
 		}
 		time.Sleep(synchronization.DefaultDelta * 3 / 4)
@@ -107,7 +107,7 @@ func TestARunDropsEntriesThatTheStorageSpeaksFor(t *testing.T) {
 				t.Errorf("the entry of %s is still there", d)
 			}
 		}
-		if len(got) != 4 {
+		if len(got) != 6 {
 			t.Errorf("the ledger holds %d entries, want those of the last two builds", len(got))
 		}
 	})

@@ -9,8 +9,13 @@ import (
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/stages/assemble"
 	"github.com/cairnbuild/cairn/storage"
 )
+
+// generationKey marks an index that was published anew after its equal was deleted,
+// and in the index of the build the images whose own index is marked.
+const generationKey = assemble.AnnotationGeneration
 
 func newIndex(manifests []ocispec.Descriptor) ocispec.Index {
 	return ocispec.Index{
@@ -47,6 +52,7 @@ func (r *run) findBuild(ctx context.Context, root stages.Digest) (bool, error) {
 		}
 	}
 	for i, img := range r.Plan.Images {
+		r.marks[img.Name] = idx.Manifests[i].Annotations[generationKey]
 		r.published(r.node(img.Final()), storage.Manifest{Descriptor: idx.Manifests[i]}, ResultCached)
 	}
 	return true, nil
@@ -57,32 +63,6 @@ func (r *run) foreignIndex(root stages.Digest, why string, args ...any) error {
 		Op: "read build index", Storage: r.Storage.Address(), Subject: storage.BuildTag(root),
 		Class: storage.ErrCorrupt, Err: fmt.Errorf(why, args...),
 	}
-}
-
-// publishBuild gives the build its index, and every image for several platforms
-// one of its own. They are the same whoever writes them, so they need no lock.
-// The one of the build comes last: it tells later builds that all is there.
-func (r *run) publishBuild(ctx context.Context, root stages.Digest) error {
-	if err := r.checkOwner(ctx); err != nil {
-		return err
-	}
-	for _, images := range severalPlatforms(r.Plan.Images) {
-		part := stages.Plan{Project: r.Plan.Project, Images: images}
-		own, err := part.Root()
-		if err != nil {
-			return err
-		}
-		if own == root {
-			continue // there is no other image, and both indexes are one
-		}
-		if err := r.publishIndex(ctx, own, images); err != nil {
-			return fmt.Errorf("index of image %q: %w", images[0].Name, err)
-		}
-	}
-	if err := r.publishIndex(ctx, root, r.Plan.Images); err != nil {
-		return fmt.Errorf("index of the build: %w", err)
-	}
-	return nil
 }
 
 // severalPlatforms returns, in order, the images that are for more than one
@@ -102,39 +82,30 @@ func severalPlatforms(images []*stages.Image) [][]*stages.Image {
 	return out
 }
 
-func (r *run) publishIndex(ctx context.Context, root stages.Digest, images []*stages.Image) error {
-	m, err := r.indexOf(images)
-	if err != nil {
-		return err
-	}
-	tag := storage.BuildTag(root)
-	if r.inCompany.Load() { // others end the same build, and one of them may be through
-		desc, err := r.Storage.Resolve(ctx, tag)
-		if err == nil && desc.Digest == m.Descriptor.Digest {
-			return nil
-		}
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
-			return err
-		}
-	}
-	return r.Storage.Publish(ctx, tag, m)
-}
-
-// indexOf returns the index of images that are published.
-func (r *run) indexOf(images []*stages.Image) (storage.Manifest, error) {
+// indexOf returns the index of images that are published. It is the same whoever
+// makes it, but for the generation: with a mark it is told from the one before.
+func (r *run) indexOf(images []*stages.Image, mark string) (storage.Manifest, error) {
 	var list []ocispec.Descriptor
 	for _, img := range images {
 		n := r.node(img.Final())
 		n.mu.Lock()
 		d := n.manifest.Descriptor
 		n.mu.Unlock()
+		notes := map[string]string{storage.AnnotationImage: img.Name, storage.AnnotationStage: img.Final().Digest.String()}
+		if own := r.marks[img.Name]; own != "" && len(images) == len(r.Plan.Images) {
+			notes[generationKey] = own
+		}
 		list = append(list, ocispec.Descriptor{
 			MediaType: ocispec.MediaTypeImageManifest, Digest: d.Digest, Size: d.Size,
 			Platform: &ocispec.Platform{
 				OS: img.Platform.OS(), Architecture: img.Platform.Architecture(), Variant: img.Platform.Variant(),
 			},
-			Annotations: map[string]string{storage.AnnotationImage: img.Name, storage.AnnotationStage: img.Final().Digest.String()},
+			Annotations: notes,
 		})
 	}
-	return storage.NewManifest(ocispec.MediaTypeImageIndex, newIndex(list))
+	idx := newIndex(list)
+	if mark != "" {
+		idx.Annotations = map[string]string{generationKey: mark}
+	}
+	return storage.NewManifest(ocispec.MediaTypeImageIndex, idx)
 }

@@ -96,21 +96,6 @@ func (r *run) checkNewMarker(ctx context.Context) error {
 	})
 }
 
-// checkOwner is the part of checkMarker that needs no ledger, for a run that has
-// found all stages and only names the build.
-func (r *run) checkOwner(ctx context.Context) error {
-	return r.marked.do(ctx, func() error {
-		m, err := r.Storage.Manifest(ctx, storage.ProjectTag)
-		if errors.Is(err, storage.ErrNotFound) {
-			return nil // it comes with the next stage
-		}
-		if err != nil {
-			return err
-		}
-		return r.compareMarker(m, "")
-	})
-}
-
 func (r *run) compareMarker(m storage.Manifest, ledger string) error {
 	return compareMarker(r.Storage, m, r.Plan.Project, ledger)
 }

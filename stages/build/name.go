@@ -27,8 +27,8 @@ const (
 )
 
 // name is steps 6 and 7.
-func (r *run) name(ctx context.Context, n *node, c *synchronization.Claim, m storage.Manifest) error {
-	if err := r.putTag(ctx, storage.StageTag(n.stage.Digest), c, m); err != nil {
+func (r *run) name(ctx context.Context, tag string, c *synchronization.Claim, m storage.Manifest) error {
+	if err := r.putTag(ctx, tag, c, m); err != nil {
 		return err
 	}
 	return c.Published(ctx)
@@ -62,9 +62,14 @@ func (r *run) put(ctx context.Context, tag string, c *synchronization.Claim, m s
 	return r.Storage.Publish(gctx, tag, m)
 }
 
-// showsStage is shows for the tag of a stage.
-func (r *run) showsStage(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error) {
-	return r.shows(ctx, storage.StageTag(d), m)
+// showsNamed is shows for the tag that an entry is about, which does not say whether
+// it is that of a stage or of an index; no digest is both.
+func (r *run) showsNamed(ctx context.Context, d stages.Digest, m digest.Digest) (bool, error) {
+	shown, err := r.shows(ctx, storage.StageTag(d), m)
+	if shown || err != nil {
+		return shown, err
+	}
+	return r.shows(ctx, storage.BuildTag(d), m)
 }
 
 // shows reports whether a tag shows manifest d: false when it shows nothing. A
@@ -123,20 +128,20 @@ func (r *run) finishDecided(ctx context.Context, n *node, c *synchronization.Cla
 	if err != nil {
 		return storage.Manifest{}, "", err
 	}
-	return m, ResultAdopted, r.nameDecided(ctx, n, c, m)
+	return m, ResultAdopted, r.nameDecided(ctx, n.tag(), c, m)
 }
 
 // nameDecided is steps 6 and 7 for what another decided: it may have put the tag,
 // and a tag that shows something else is not touched.
-func (r *run) nameDecided(ctx context.Context, n *node, c *synchronization.Claim, m storage.Manifest) error {
-	shown, err := r.shows(ctx, storage.StageTag(n.stage.Digest), m.Descriptor.Digest)
+func (r *run) nameDecided(ctx context.Context, tag string, c *synchronization.Claim, m storage.Manifest) error {
+	shown, err := r.shows(ctx, tag, m.Descriptor.Digest)
 	if err != nil {
 		return err
 	}
 	if shown {
 		return c.Published(ctx)
 	}
-	return r.name(ctx, n, c, m)
+	return r.name(ctx, tag, c, m)
 }
 
 // findDecided handles a decided manifest that the storage does not have: a
@@ -147,20 +152,26 @@ func (r *run) findDecided(ctx context.Context, n *node, c *synchronization.Claim
 		m, err := r.publishAgain(ctx, n, c, cand)
 		return m, cand.result, err
 	}
-	m, err := r.awaitDecided(ctx, n, d)
+	m, err := r.awaitDecided(ctx, d, func(detail string) { r.phase(n, PhaseWaiting, detail) })
 	switch {
 	case err == nil:
-		return m, ResultAdopted, r.nameDecided(ctx, n, c, m)
+		return m, ResultAdopted, r.nameDecided(ctx, n.tag(), c, m)
 	case !errors.Is(err, storage.ErrNotFound):
 		return storage.Manifest{}, "", err
 	}
+	return storage.Manifest{}, "", r.abandon(ctx, n.tag(), c)
+}
+
+// abandon ends the generation of a decided manifest that is lost, and returns
+// errAgain for the one that begins.
+func (r *run) abandon(ctx context.Context, tag string, c *synchronization.Claim) error {
 	if err := c.Abandon(ctx); err != nil {
-		return storage.Manifest{}, "", err
+		return err
 	}
-	if err := r.deleteDecided(ctx, n, c); err != nil {
-		return storage.Manifest{}, "", err
+	if err := r.deleteDecided(ctx, tag, c); err != nil {
+		return err
 	}
-	return storage.Manifest{}, "", errAgain
+	return errAgain
 }
 
 // publishAgain publishes a decided result that was kept here.
@@ -172,7 +183,7 @@ func (r *run) publishAgain(ctx context.Context, n *node, c *synchronization.Clai
 	if err := r.pushManifest(ctx, n, cand); err != nil {
 		return m, err
 	}
-	if err := r.nameDecided(ctx, n, c, m); err != nil {
+	if err := r.nameDecided(ctx, n.tag(), c, m); err != nil {
 		return m, err
 	}
 	r.forget(ctx, n)
@@ -183,9 +194,9 @@ func (r *run) publishAgain(ctx context.Context, n *node, c *synchronization.Clai
 // owner may still take effect, or a read may lag. Only after that nothing can
 // bring it back, and its generation may end: a tag that appeared later would
 // overwrite the next generation's.
-func (r *run) awaitDecided(ctx context.Context, n *node, d digest.Digest) (storage.Manifest, error) {
+func (r *run) awaitDecided(ctx context.Context, d digest.Digest, tell func(detail string)) (storage.Manifest, error) {
 	began := r.Now()
-	r.phase(n, PhaseWaiting, fmt.Sprintf("manifest %s was decided by a runner that is gone, and is missing; waiting %s for it", d, r.Delta))
+	tell(fmt.Sprintf("manifest %s was decided by a runner that is gone, and is missing; waiting %s for it", d, r.Delta))
 	for gap := firstMissing; ; gap = min(2*gap, maxMissing) {
 		left := r.Delta - r.Now().Sub(began)
 		if err := pause(ctx, max(0, min(gap, left))); err != nil {
@@ -198,28 +209,17 @@ func (r *run) awaitDecided(ctx context.Context, n *node, d digest.Digest) (stora
 	}
 }
 
-// deleteDecided removes the name and, where nothing else can be done, the
-// manifest, under the guard of the entry.
-func (r *run) deleteDecided(ctx context.Context, n *node, c *synchronization.Claim) error {
-	tag, d := storage.StageTag(n.stage.Digest), c.Entry().Manifest
+// deleteDecided removes the name, under the guard of the entry. The manifest stays for
+// the registry's own collector: another stage of equal outcome may have it, or be
+// about to get it.
+func (r *run) deleteDecided(ctx context.Context, tag string, c *synchronization.Claim) error {
 	err := r.deleteTag(ctx, c, tag)
-	if errors.Is(err, storage.ErrUnsupported) {
-		var shared bool
-		if shared, err = r.shared(ctx, tag, d); err != nil {
-			return err
-		}
-		if shared {
-			// The manifest is another stage's too. The name stays until the next
-			// generation takes it, which it does now.
-			return c.Deleted(ctx)
-		}
-		err = r.deleteManifest(ctx, c, d)
-	}
-	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+	if err != nil && !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnsupported) {
 		return err
 	}
-	if err := r.vanishes(ctx, tag); err != nil {
-		return err
+	// Where nothing can be deleted, the name must be gone by itself.
+	if gone := r.vanishes(ctx, tag); gone != nil {
+		return errors.Join(gone, err)
 	}
 	return c.Deleted(ctx)
 }
@@ -231,36 +231,6 @@ func (r *run) deleteTag(ctx context.Context, c *synchronization.Claim, tag strin
 	}
 	defer cancel()
 	return r.Storage.DeleteTag(gctx, tag)
-}
-
-func (r *run) deleteManifest(ctx context.Context, c *synchronization.Claim, d digest.Digest) error {
-	gctx, cancel, err := c.Guard(ctx)
-	if err != nil {
-		return err
-	}
-	defer cancel()
-	return r.Storage.DeleteManifest(gctx, d)
-}
-
-// shared reports whether another tag names manifest d. Deleting a manifest takes
-// all its names with it, and two stages of equal outcome share one.
-func (r *run) shared(ctx context.Context, but string, d digest.Digest) (bool, error) {
-	for tag, err := range r.Storage.Tags(ctx) {
-		if err != nil {
-			return false, err
-		}
-		if tag == but {
-			continue
-		}
-		desc, err := r.Storage.Resolve(ctx, tag)
-		if err == nil && desc.Digest == d {
-			return true, nil
-		}
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
-			return false, err
-		}
-	}
-	return false, nil
 }
 
 // vanishes waits a moment until a deleted tag shows nothing.

@@ -134,7 +134,7 @@ func (r *run) settle(ctx context.Context, s *synchronization.Session, dep *node)
 	case synchronization.Publishing:
 		_, _, err = r.finishDecided(ctx, dep, c)
 	case synchronization.Deleting:
-		err = r.deleteDecided(ctx, dep, c)
+		err = r.deleteDecided(ctx, dep.tag(), c)
 	default:
 		err = c.Release(ctx)
 	}

@@ -107,6 +107,9 @@ func newNode(s *stages.Stage, label string) *node {
 	}
 }
 
+// tag returns the name that n is published under.
+func (n *node) tag() string { return storage.StageTag(n.stage.Digest) }
+
 // ensure has n brought, once.
 func (r *run) ensure(n *node) {
 	n.start.Do(func() {
@@ -168,7 +171,6 @@ func (r *run) published(n *node, m storage.Manifest, res Result) {
 
 // adopted is published for what others have published since this run looked first.
 func (r *run) adopted(n *node, m storage.Manifest) {
-	r.inCompany.Store(true)
 	r.published(n, m, ResultAdopted)
 }
 

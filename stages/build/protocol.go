@@ -41,13 +41,15 @@ var errRestless = errors.New("the stage and what it stands on change again and a
 //  7. publishing{M} → published{M}.
 func (r *run) bring(ctx context.Context, n *node) error {
 	r.phase(n, PhaseLooking, "")
-	there, err := r.sees(ctx, n)
-	if err != nil {
-		return err
-	}
-	if there {
-		r.published(n, n.sight.manifest, ResultCached)
-		return nil
+	if !r.isMissed(n) {
+		there, err := r.sees(ctx, n)
+		if err != nil {
+			return err
+		}
+		if there {
+			r.published(n, n.sight.manifest, ResultCached)
+			return nil
+		}
 	}
 	defer r.ended(ctx, n)
 	for range maxRounds {
@@ -181,7 +183,7 @@ func (r *run) acquire(ctx context.Context, s *synchronization.Session, n *node) 
 	}
 	d := n.stage.Digest
 	got, err := s.TryAcquire(ctx, []stages.Digest{d})
-	if errors.Is(err, synchronization.ErrFull) && r.ledger.sweepFull(ctx, d, r.showsStage) {
+	if errors.Is(err, synchronization.ErrFull) && r.ledger.sweepFull(ctx, d, r.showsNamed) {
 		return errAgain
 	}
 	if err != nil {
@@ -226,7 +228,7 @@ func (r *run) work(ctx context.Context, n *node, g *grip) error {
 		r.publishedHere(n, m, res)
 		return nil
 	case synchronization.Deleting: // a dead owner's deletion
-		if err := r.deleteDecided(ctx, n, c); err != nil {
+		if err := r.deleteDecided(ctx, n.tag(), c); err != nil {
 			return err
 		}
 		return errAgain
@@ -371,7 +373,7 @@ func (r *run) publish(ctx context.Context, n *node, c *synchronization.Claim, ca
 	fctx, cancel := outliving(ctx, finishing)
 	defer cancel()
 	r.phase(n, PhasePublishing, "")
-	if err := r.name(fctx, n, c, m); err != nil {
+	if err := r.name(fctx, n.tag(), c, m); err != nil {
 		return err
 	}
 	r.forget(fctx, n)

@@ -149,7 +149,7 @@ func (r *run) indexReport(images []*stages.Image) IndexReport {
 		out.Platforms = append(out.Platforms, img.Platform)
 		complete = complete && r.node(img.Final()).publishedDigest() != ""
 	}
-	if m, err := r.indexOf(images); complete && err == nil { // a list of descriptors always has an encoding
+	if m, err := r.indexOf(images, r.marks[images[0].Name]); complete && err == nil { // a list of descriptors always has an encoding
 		out.Ref = r.Storage.Address() + "@" + m.Descriptor.Digest.String()
 	}
 	return out
