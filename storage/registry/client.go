@@ -45,7 +45,7 @@ func (c *Client) Close() {
 }
 
 func (c *Client) storage(repo name.Repository) *Storage {
-	return &Storage{repo: repo, host: c.host(repo.Registry), hints: hints{m: map[string]hint{}}, unmountable: &sync.Map{}}
+	return &Storage{repo: repo, host: c.host(repo.Registry), hints: hints{m: map[string]hint{}}, unmountable: &sync.Map{}, deletions: newDeletions()}
 }
 
 func (c *Client) host(reg name.Registry) *host {

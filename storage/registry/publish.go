@@ -133,22 +133,6 @@ func missingParts(err error) error {
 	return err
 }
 
-// DeleteTag implements [storage.Deleter] with one DELETE.
-func (s *Storage) DeleteTag(ctx context.Context, tag string) error {
-	op := operation{"delete tag", s.Address(), tag}
-	if err := storage.CheckTag(tag); err != nil {
-		return op.fail(ctx, err)
-	}
-	err := s.delete(ctx, op, tag)
-	if err != nil && statusOf(err) == http.StatusBadRequest {
-		return &storage.Error{
-			Op: op.op, Storage: op.address, Subject: tag, Class: storage.ErrUnsupported,
-			Err: errors.New("the registry deletes by digest only, with all tags of the manifest (as distribution before 3.0 does)"),
-		}
-	}
-	return err
-}
-
 // DeleteManifest implements [storage.Deleter] with one DELETE.
 func (s *Storage) DeleteManifest(ctx context.Context, d digest.Digest) error {
 	op := operation{"delete manifest", s.Address(), d.String()}

@@ -22,6 +22,8 @@ type Storage struct {
 	host   *host
 	hints  hints
 	pushes pushes
+	// deletions is how tags go.
+	deletions *deletions
 	// unmountable has the neighbours that the registry refuses to mount from.
 	unmountable *sync.Map
 }
@@ -69,7 +71,7 @@ func (s *Storage) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, 
 	c := s.call("resolve", ref, http.MethodHead, "manifests/"+ref, actionPull)
 	c.header = acceptManifests()
 	c.accept = []int{http.StatusMethodNotAllowed}
-	_, want, err := storage.ParseRef(ref)
+	tag, want, err := storage.ParseRef(ref)
 	if err != nil {
 		return ocispec.Descriptor{}, c.fail(ctx, err)
 	}
@@ -79,6 +81,9 @@ func (s *Storage) Resolve(ctx context.Context, ref string) (ocispec.Descriptor, 
 	}
 	discard(resp)
 	if d, ok := described(resp, want); ok {
+		if err := unlessBuried(tag, d.Digest); err != nil {
+			return ocispec.Descriptor{}, c.fail(ctx, err)
+		}
 		return d, nil
 	}
 	m, err := s.Manifest(ctx, ref)
@@ -107,7 +112,7 @@ func mediaType(resp *http.Response) string {
 func (s *Storage) Manifest(ctx context.Context, ref string) (storage.Manifest, error) {
 	c := s.call("fetch manifest", ref, http.MethodGet, "manifests/"+ref, actionPull)
 	c.header = acceptManifests()
-	_, want, err := storage.ParseRef(ref)
+	tag, want, err := storage.ParseRef(ref)
 	if err != nil {
 		return storage.Manifest{}, c.fail(ctx, err)
 	}
@@ -120,6 +125,11 @@ func (s *Storage) Manifest(ctx context.Context, ref string) (storage.Manifest, e
 		}
 		return err
 	})
+	if err == nil {
+		if err = unlessBuried(tag, m.Descriptor.Digest); err != nil {
+			return storage.Manifest{}, c.fail(ctx, err)
+		}
+	}
 	return m, err
 }
 

@@ -79,7 +79,10 @@ func TestEveryOperationSendsAsFewRequestsAsItCan(t *testing.T) {
 			}
 			return nil
 		}},
-		{"a deletion of a tag that the registry cannot do", "DELETE", func() error { return is(storage.ErrUnsupported)(0, s.DeleteTag(t.Context(), "one")) }},
+		{"the first deletion of a tag finds out how, and that the registry cannot", "DELETE PUT PUT DELETE DELETE HEAD", func() error {
+			return is(storage.ErrNotFound)(0, s.DeleteTag(t.Context(), "two"))
+		}},
+		{"a tag is put on the tomb, which is then deleted", "HEAD PUT PUT DELETE", func() error { return s.DeleteTag(t.Context(), "one") }},
 		{"a manifest is deleted by a DELETE", "DELETE", func() error { return s.DeleteManifest(t.Context(), m.Descriptor.Digest) }},
 		{"another registry's blobs are not mounted", "", func() error {
 			ok, err := s.MountBlob(t.Context(), layers.Layers[0], "other.example.com/base/image")

@@ -1,0 +1,224 @@
+package registry
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"math"
+	"net/http"
+	"slices"
+	"sync/atomic"
+
+	"github.com/opencontainers/go-digest"
+	"github.com/opencontainers/image-spec/specs-go"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
+	"github.com/cairnbuild/cairn/storage"
+)
+
+// Some registries delete by digest only, and with a manifest all its tags (distribution
+// before 3.0); others delete the manifest when they are asked to delete one of its tags.
+// There, a tag that is to go is put on the tomb first: a manifest that nothing else is
+// ever put on. From then on it reads as not found, here and in every other process. The
+// tomb can then be deleted by its digest, with all tags that lie in it, and no other tag
+// of what they named before is touched.
+
+// tomb returns the manifest that deleted tags are put on. It is the same everywhere.
+func tomb() (storage.Manifest, error) { return emptyIndex("deleted", "true") }
+
+// emptyIndex returns an index of nothing, which needs no blob to be there.
+func emptyIndex(key, value string) (storage.Manifest, error) {
+	return storage.NewManifest(ocispec.MediaTypeImageIndex, ocispec.Index{
+		Versioned: specs.Versioned{SchemaVersion: 2}, MediaType: ocispec.MediaTypeImageIndex,
+		Manifests: []ocispec.Descriptor{}, Annotations: map[string]string{"dev.cairn." + key: value},
+	})
+}
+
+// unlessBuried returns the error for a tag that lies in the tomb.
+func unlessBuried(tag string, d digest.Digest) error {
+	if tag == "" {
+		return nil
+	}
+	if m, err := tomb(); err != nil || m.Descriptor.Digest != d {
+		return err
+	}
+	return &fault{storage.ErrNotFound, "it was deleted"}
+}
+
+// deletions is what is known of how a repository deletes, and what it deletes.
+type deletions struct {
+	turn chan struct{} // had by who finds out how, or empties the tomb
+	// how is "" until it was found out.
+	how deletion
+	// buried counts the tags that were put on the tomb, cleared those that had been when
+	// it was emptied last, which who has the turn changes.
+	buried  atomic.Int64
+	cleared int64
+}
+
+// deletion is how tags can be deleted.
+type deletion string
+
+const (
+	byTag  deletion = "tag"
+	byTomb deletion = "tomb"
+)
+
+func newDeletions() *deletions { return &deletions{turn: make(chan struct{}, 1)} }
+
+// take waits for the turn.
+func (d *deletions) take(ctx context.Context) error {
+	select {
+	case d.turn <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
+
+func (d *deletions) give() { <-d.turn }
+
+// DeleteTag implements [storage.Deleter]. How the registry deletes is found out, with
+// a tag made for it, before the first.
+func (s *Storage) DeleteTag(ctx context.Context, tag string) error {
+	op := operation{"delete tag", s.Address(), tag}
+	if err := storage.CheckTag(tag); err != nil {
+		return op.fail(ctx, err)
+	}
+	how, err := s.howToDelete(ctx)
+	if err != nil {
+		return err
+	}
+	if how == byTag {
+		return s.delete(ctx, op, tag)
+	}
+	return s.bury(ctx, op, tag)
+}
+
+// ProbeDeletion finds out whether tags can be deleted, once, and fails as
+// [Storage.DeleteTag] would where they cannot.
+func (s *Storage) ProbeDeletion(ctx context.Context) error {
+	_, err := s.howToDelete(ctx)
+	return err
+}
+
+func (s *Storage) howToDelete(ctx context.Context) (deletion, error) {
+	if err := s.deletions.take(ctx); err != nil {
+		return "", err
+	}
+	defer s.deletions.give()
+	if s.deletions.how != "" {
+		return s.deletions.how, nil
+	}
+	how, err := s.probe(ctx)
+	if err == nil {
+		s.deletions.how = how
+	}
+	return how, err
+}
+
+// probe finds out how tags can be deleted, by two tags of one manifest. Nothing is
+// written where the registry deletes nothing at all.
+func (s *Storage) probe(ctx context.Context) (deletion, error) {
+	id := fmt.Sprintf("%016x", math.Float64bits(s.host.o.Jitter()))
+	op := operation{"find out how to delete in", s.Address(), ""}
+	err := s.delete(ctx, op, digest.FromString(id).String())
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return "", s.undeletable(op, err)
+	}
+	m, err := emptyIndex("probe", id)
+	if err != nil {
+		return "", err
+	}
+	tags := []string{"cairn-probe-" + id + "-1", "cairn-probe-" + id + "-2"}
+	for _, tag := range tags {
+		if err := s.Publish(ctx, tag, m); err != nil {
+			return "", err
+		}
+	}
+	err = s.delete(ctx, op, tags[0])
+	if err == nil {
+		_, err = s.Resolve(ctx, tags[1])
+		switch {
+		case err == nil:
+			return byTag, s.delete(ctx, op, tags[1])
+		case errors.Is(err, storage.ErrNotFound):
+			return byTomb, nil // its other tag has gone with it
+		}
+		return "", err
+	}
+	if !refusesTags(err) {
+		return "", s.undeletable(op, err)
+	}
+	if err := s.delete(ctx, op, m.Descriptor.Digest.String()); err != nil {
+		return "", s.undeletable(op, err)
+	}
+	return byTomb, nil
+}
+
+// refusesTags reports whether err is how a registry refuses to delete by tag.
+func refusesTags(err error) bool {
+	return slices.Contains([]int{
+		http.StatusBadRequest, http.StatusNotFound, http.StatusMethodNotAllowed, http.StatusNotImplemented,
+	}, statusOf(err))
+}
+
+// undeletable says in the words of who can mend it why nothing can be deleted.
+func (s *Storage) undeletable(op operation, err error) error {
+	why := ""
+	switch {
+	case errors.Is(err, storage.ErrUnsupported):
+		why = "the registry has deletion switched off (docker-registry: storage.delete.enabled)"
+	case errors.Is(err, storage.ErrDenied), errors.Is(err, storage.ErrUnauthorized):
+		why = "the credentials lack the permission to delete in the repository (scope repository:" + s.repo.RepositoryStr() + ":delete)"
+	default:
+		return err
+	}
+	class := storage.ErrUnsupported
+	for _, c := range []error{storage.ErrDenied, storage.ErrUnauthorized} {
+		if errors.Is(err, c) {
+			class = c
+		}
+	}
+	return &storage.Error{Op: op.op, Storage: op.address, Class: class, Err: fmt.Errorf("%s: %w", why, err)}
+}
+
+// bury puts a tag on the tomb, which deletes it, and empties the tomb, which takes it
+// from the list. Who buries while another empties it shares the next time: the
+// registry looks through all its tags for each.
+func (s *Storage) bury(ctx context.Context, op operation, tag string) error {
+	if _, err := s.Resolve(ctx, tag); err != nil {
+		return err
+	}
+	m, err := tomb()
+	if err != nil {
+		return err
+	}
+	if err := s.putManifest(ctx, op.op, tag, m); err != nil {
+		return err
+	}
+	return s.empty(ctx, op, m, s.deletions.buried.Add(1))
+}
+
+// empty deletes the tomb, unless that was done since the nth tag was put on it.
+func (s *Storage) empty(ctx context.Context, op operation, m storage.Manifest, nth int64) error {
+	if err := s.deletions.take(ctx); err != nil {
+		return err
+	}
+	defer s.deletions.give()
+	if s.deletions.cleared >= nth {
+		return nil
+	}
+	upTo := s.deletions.buried.Load()
+	// Another process may have deleted it under tags that came later: then it is
+	// missing, and cannot be deleted, and the tags stay.
+	if err := s.PushManifest(ctx, m); err != nil {
+		return err
+	}
+	err := s.delete(ctx, op, m.Descriptor.Digest.String())
+	if err == nil || errors.Is(err, storage.ErrNotFound) {
+		s.deletions.cleared = upTo
+		return nil
+	}
+	return err
+}
