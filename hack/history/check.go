@@ -157,9 +157,25 @@ func (c *checker) checkShard(name string, all []*Revision) {
 	}
 }
 
-// stageOf returns the stage that a tag names, false for other tags.
+// buildPrefix begins the tags of indexes, which have entries as stages have.
+const buildPrefix = "build-"
+
+// stageOf returns the stage, or the root of the index, that a tag names, false for
+// other tags.
 func stageOf(tag string) (string, bool) {
-	return tag, len(tag) == 64 && strings.Trim(tag, "0123456789abcdef") == ""
+	hex := strings.TrimPrefix(tag, buildPrefix)
+	return hex, len(hex) == 64 && strings.Trim(hex, "0123456789abcdef") == ""
+}
+
+// indexes returns the roots of all indexes that were asked for.
+func (c *checker) indexes() map[string]bool {
+	all := map[string]bool{}
+	for _, e := range slices.Concat(c.of[TagRead], c.of[TagPut], c.of[Final]) {
+		if root, ok := strings.CutPrefix(e.Tag, buildPrefix); ok {
+			all[root] = true
+		}
+	}
+	return all
 }
 
 // checkReads: OneManifest, and for other tags that they never move.
@@ -196,8 +212,10 @@ func (c *checker) checkFixed(others map[string]*Event, e *Event) {
 	}
 }
 
-// checkDecisions: what is decided was stored before, and acknowledged.
+// checkDecisions: what is decided was stored before, and acknowledged. An index need
+// not be: it follows from what it lists, so that whoever finishes it has its bytes.
 func (c *checker) checkDecisions() {
+	indexes := c.indexes()
 	stored := map[string]time.Duration{}
 	for _, e := range c.of[Push] {
 		if at, ok := stored[e.Digest]; e.Status == 201 && (!ok || e.Finish < at) {
@@ -205,6 +223,9 @@ func (c *checker) checkDecisions() {
 		}
 	}
 	for _, stage := range c.stages() {
+		if indexes[stage] {
+			continue
+		}
 		for _, g := range c.lives[stage].generations {
 			at, ok := stored[g.manifest]
 			if !ok || at > g.decision.Begin {

@@ -273,7 +273,7 @@ func (s step) acquires() bool {
 		return s.kept()
 	case deleted + ">" + building:
 		return b.Avoid == a.Manifest
-	case doomed + ">" + building, doomed + ">" + published:
+	case doomed + ">" + building, doomed + ">" + published, doomed + ">" + doomed:
 		return true
 	}
 	return false
