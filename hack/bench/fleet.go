@@ -53,7 +53,7 @@ func (f *fleet) publish(ctx context.Context, s storage.Storage) error {
 	if err := g.Wait(); err != nil {
 		return err
 	}
-	f.manifests, f.blobs = f.images*f.builds+f.builds, f.blobs+f.images*(2*f.builds+(f.builds+9)/10)+1
+	f.manifests, f.blobs = f.images*f.builds+f.builds, f.blobs+f.images*(2*f.builds+(f.builds+9)/10)
 	for build, list := range finals {
 		if err := f.index(ctx, s, build, list); err != nil {
 			return err

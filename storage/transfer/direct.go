@@ -7,6 +7,8 @@ import (
 	"sync"
 	"time"
 
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/cairnbuild/cairn/storage"
 )
 
@@ -43,12 +45,23 @@ func (e *InUseError) Error() string {
 func CheckOwner(ctx context.Context, target Target, project string) (storage.Marker, error) {
 	m, err := Owner(ctx, target, project)
 	if errors.Is(err, storage.ErrNotFound) {
-		if err := storage.WriteMarker(ctx, target, storage.Marker{Project: project}); err != nil {
+		if err := storage.WriteMarker(ctx, asking{target}, storage.Marker{Project: project}); err != nil {
 			return storage.Marker{}, fmt.Errorf("mark %s as the project's: %w", target.Address(), err)
 		}
 		return Owner(ctx, target, project) // another may have put its own meanwhile
 	}
 	return m, err
+}
+
+// asking asks before it sends: a copy that was killed may have sent it before.
+type asking struct{ Target }
+
+// PushBlob implements [storage.Pusher].
+func (a asking) PushBlob(ctx context.Context, d ocispec.Descriptor, c storage.Content) error {
+	if there, err := a.HasBlob(ctx, d); err != nil || there {
+		return err
+	}
+	return a.Target.PushBlob(ctx, d, c)
 }
 
 // Owner is [CheckOwner] that puts no marker: it fails with [storage.ErrNotFound]
