@@ -42,13 +42,13 @@ func (f *fleet) publish(ctx context.Context, s storage.Storage) error {
 	}
 	f.blobs++
 	finals := make([][]ocispec.Descriptor, f.builds)
-	g, ctx := errgroup.WithContext(ctx)
+	g, inner := errgroup.WithContext(ctx)
 	g.SetLimit(8)
 	for build := range f.builds {
 		finals[build] = make([]ocispec.Descriptor, f.images)
 	}
 	for image := range f.images {
-		g.Go(func() error { return f.image(ctx, s, base, image, finals) })
+		g.Go(func() error { return f.image(inner, s, base, image, finals) })
 	}
 	if err := g.Wait(); err != nil {
 		return err
