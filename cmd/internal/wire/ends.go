@@ -18,7 +18,8 @@ import (
 // layoutScheme begins the address of a directory with an OCI image layout.
 const layoutScheme = "oci:"
 
-// end is one of the two storages of a copy.
+// end is one of the two storages of a copy. What copies gets the storage itself:
+// it may be able to mount, which its interface does not tell.
 type end struct {
 	storage.Storage
 	// address as it was given.

@@ -168,7 +168,7 @@ func (w *syncing) plan(ctx context.Context) error {
 			return err
 		}
 	}
-	v, err := transfer.Look(ctx, w.from, w.to, look)
+	v, err := transfer.Look(ctx, w.from.Storage, w.to.Storage, look)
 	if err != nil {
 		return err
 	}
@@ -215,7 +215,7 @@ func (w *syncing) copy(ctx context.Context, marker storage.Marker) (err error) {
 	if w.to.archive != nil {
 		o.Concurrency = 1 // in the plan's order, which makes the same file each time
 	}
-	direct := transfer.NewDirect(w.to, w.done.Project, marker.Ledger != "", w.host.Now)
+	direct := transfer.NewDirect(w.to.Storage, w.done.Project, marker.Ledger != "", w.host.Now)
 	o.Namer = direct
 	if marker.Ledger != "" && len(w.done.Plan.Units) > 0 {
 		named, end, err := w.throughLedger(ctx, direct)
@@ -225,7 +225,7 @@ func (w *syncing) copy(ctx context.Context, marker storage.Marker) (err error) {
 		defer func() { w.warn("leave the ledger", end()) }()
 		o.Namer, w.done.Ledger = named, true
 	}
-	r, err := transfer.Copy(ctx, w.to, w.from, w.done.Plan, o)
+	r, err := transfer.Copy(ctx, w.to.Storage, w.from.Storage, w.done.Plan, o)
 	w.done.Result = r
 	if err == nil {
 		err = w.to.complete(ctx)
