@@ -33,6 +33,7 @@ func Rooms() []Room {
 		{Path: "stages/build", May: []string{"stages/...", "storage", "synchronization"}},
 		{Path: "storage", May: []string{"stages"}, Alone: true},
 		{Path: "storage/...", May: []string{"stages", "storage"}},
+		{Path: "storage/verify", May: []string{"stages", "storage", "storage/inventory"}},
 		{Path: "storage/transfer", May: []string{"stages", "storage", "storage/inventory"}},
 		{Path: "lock", Libraries: []string{}},
 		{Path: "synchronization", May: []string{"lock", "stages"}, Alone: true},

@@ -187,6 +187,13 @@ func (r *Registry) GarbageCollect(ctx context.Context, flags ...string) error {
 	return nil
 }
 
+// BlobFile returns the file in which the registry keeps the content with a sha256
+// digest, for tests that damage it.
+func (r *Registry) BlobFile(digest string) string {
+	hex := strings.TrimPrefix(digest, "sha256:")
+	return filepath.Join(r.storage(), "docker", "registry", "v2", "blobs", "sha256", hex[:2], hex, "data")
+}
+
 func (r *Registry) storage() string { return filepath.Join(r.dir, "data") }
 func (r *Registry) config() string  { return filepath.Join(r.dir, "config.yml") }
 

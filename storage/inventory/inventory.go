@@ -225,26 +225,30 @@ func (inv *Inventory) Name(tag string) (Name, bool) {
 }
 
 // Tags returns the tags that lead to each manifest: those that name it, and those
-// of the indexes that it is a member of.
+// of the indexes that it is a member of. Broken members are among them.
 func (inv *Inventory) Tags() map[digest.Digest][]string {
 	out := make(map[digest.Digest][]string, len(inv.Manifests))
 	for _, n := range inv.Names {
 		if n.Manifest != nil {
-			inv.follow(n.Manifest, func(m *Manifest) { out[m.Digest] = append(out[m.Digest], n.Tag) })
+			inv.follow(n.Manifest.Digest, func(d digest.Digest) { out[d] = append(out[d], n.Tag) })
 		}
 	}
 	return out
 }
 
-// follow calls visit for m and all that it leads to, each once.
-func (inv *Inventory) follow(m *Manifest, visit func(*Manifest)) {
-	seen := map[digest.Digest]bool{m.Digest: true}
-	for open := []*Manifest{m}; len(open) > 0; open = open[1:] {
+// follow calls visit for a manifest and all that it leads to, each once.
+func (inv *Inventory) follow(d digest.Digest, visit func(digest.Digest)) {
+	seen := map[digest.Digest]bool{d: true}
+	for open := []digest.Digest{d}; len(open) > 0; open = open[1:] {
 		visit(open[0])
-		for _, member := range open[0].Members {
-			if next := inv.Manifests[member.Digest]; next != nil && !seen[member.Digest] {
+		m := inv.Manifests[open[0]]
+		if m == nil {
+			continue
+		}
+		for _, member := range m.Members {
+			if !seen[member.Digest] {
 				seen[member.Digest] = true
-				open = append(open, next)
+				open = append(open, member.Digest)
 			}
 		}
 	}

@@ -407,6 +407,12 @@ func classifySync(err error) (int, string) {
 }
 
 func classifyStorage(err error) (int, string) {
+	switch {
+	case errors.Is(err, errStagesBroken):
+		return exitStorage, "what to do stands with each problem; \"cairn stages verify --repair\" brings back or withdraws what it can"
+	case errors.Is(err, errNotWithdrawn):
+		return exitStorage, "the reason stands with each name; what was published lately can be withdrawn in a quarter of an hour"
+	}
 	var e *storage.Error
 	if !errors.As(err, &e) {
 		return 0, ""

@@ -43,6 +43,9 @@ import (
 //	                      and expect the exit code 130
 //	code N CMD…           run CMD and expect the exit code N
 //	many-files DIR N      make N small files
+//	lose-layer REPO TAG   have $REGISTRY lose the uppermost layer of REPO:TAG, the
+//	                      tag of "@FILE" being in FILE
+//	spoil-layer REPO TAG  have $REGISTRY change a byte of it
 //	retag REPO TAG NEW    have a tag of $REGISTRY/REPO name what another names
 func TestScripts(t *testing.T) {
 	s := &scripts{ctx: t.Context()}
@@ -56,6 +59,7 @@ func TestScripts(t *testing.T) {
 			"git-init": s.gitInit, "git-commit": s.gitCommit, "engine": s.engine, "registry": s.registry,
 			"registry-auth": s.registryAuth, "base-for": s.baseFor, "fill": s.fill, "json": s.json, "schema": s.schema,
 			"one-error": s.oneError, "interrupt": s.interrupt, "code": s.code, "many-files": s.manyFiles, "retag": s.retag,
+			"lose-layer": s.loseLayer, "spoil-layer": s.spoilLayer,
 		},
 	})
 }
@@ -329,4 +333,30 @@ func (s *scripts) retag(ts *testscript.TestScript, _ bool, args []string) {
 	d, err := remote.Get(from)
 	ts.Check(err)
 	ts.Check(remote.Tag(to, d))
+}
+
+func (s *scripts) loseLayer(ts *testscript.TestScript, _ bool, args []string) {
+	ts.Check(os.Remove(s.layerFile(ts, args[0], args[1])))
+}
+
+func (s *scripts) spoilLayer(ts *testscript.TestScript, _ bool, args []string) {
+	path := s.layerFile(ts, args[0], args[1])
+	b, err := os.ReadFile(path)
+	ts.Check(err)
+	b[len(b)/2] ^= 1
+	ts.Check(os.WriteFile(path, b, 0o600))
+}
+
+// layerFile returns where the registry keeps the uppermost layer of an image.
+func (s *scripts) layerFile(ts *testscript.TestScript, repo, tag string) string {
+	if file, ok := strings.CutPrefix(tag, "@"); ok {
+		tag = strings.TrimSpace(ts.ReadFile(file))
+	}
+	ref, err := name.NewTag(ts.Getenv("REGISTRY")+"/"+repo+":"+tag, name.Insecure)
+	ts.Check(err)
+	img, err := remote.Image(ref)
+	ts.Check(err)
+	m, err := img.Manifest()
+	ts.Check(err)
+	return shared.registry.BlobFile(m.Layers[len(m.Layers)-1].Digest.String())
 }

@@ -186,10 +186,7 @@ func (o *listStagesOptions) wants(n inventory.Name, labels []inventory.Label, no
 }
 
 func listName(inv *inventory.Inventory, n inventory.Name, labels []inventory.Label) listedName {
-	l := listedName{Tag: n.Tag, Kind: n.Kind, Images: []listedImage{}, Modified: n.Modified, Seen: n.Seen, Used: n.Used, since: n.Since()}
-	for _, label := range labels {
-		l.Images = append(l.Images, listedImage{label.Image, label.Stage, label.Platform, label.Final, label.Current})
-	}
+	l := listedName{Tag: n.Tag, Kind: n.Kind, Images: listImages(labels), Modified: n.Modified, Seen: n.Seen, Used: n.Used, since: n.Since()}
 	if n.Broken != nil {
 		l.Broken = printable(n.Broken.Error())
 	}
@@ -203,6 +200,15 @@ func listName(inv *inventory.Inventory, n inventory.Name, labels []inventory.Lab
 		l.Members = append(l.Members, m.Digest)
 	}
 	return l
+}
+
+// listImages shows labels; none as an empty list.
+func listImages(labels []inventory.Label) []listedImage {
+	out := make([]listedImage, len(labels))
+	for i, l := range labels {
+		out[i] = listedImage{l.Image, l.Stage, l.Platform, l.Final, l.Current}
+	}
+	return out
 }
 
 // order sorts the list; the largest, oldest and longest unused come first.
