@@ -55,6 +55,10 @@ func (b Blob) check() error {
 	if err := b.Digest.Validate(); err != nil {
 		return fmt.Errorf("blob %q: %w", b.Digest, err)
 	}
+	return b.checkSize()
+}
+
+func (b Blob) checkSize() error {
 	if b.Size < 0 || b.Size > maxSize {
 		return fmt.Errorf("blob %s of %d bytes", b.Digest, b.Size)
 	}

@@ -54,7 +54,7 @@ time: this command waits for another's pass.`,
 	}
 	f := cmd.Flags()
 	o.policy.Flags(f)
-	f.BoolVar(&o.dryRun, "dry-run", false, "say what would go, and remove nothing")
+	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done, and do nothing")
 	return cmd
 }
 

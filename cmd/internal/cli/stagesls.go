@@ -48,7 +48,7 @@ USED is when it was last used; only :local stages know that.`,
 		},
 	}
 	f := cmd.Flags()
-	f.StringSliceVar(&o.images, "image", nil, "`NAME` of an image of the project, to leave others out; may be given several times")
+	f.StringSliceVar(&o.images, "image", nil, "`NAME` of an image, to leave others out; may be given several times (~ is the nameless one)")
 	f.StringSliceVar(&o.stages, "stage", nil, "`NAME` of a stage, such as install, to leave others out; may be given several times")
 	f.StringSliceVar(&o.kinds, "kind", nil, "`KIND` of names to list: stage, build, platforms, marker or foreign; may be given several times")
 	f.DurationVar(&o.olderThan, "older-than", 0, "leave out what is younger than `DURATION`, or of unknown age")
@@ -179,7 +179,7 @@ func (o *listStagesOptions) wants(n inventory.Name, labels []inventory.Label, no
 		return false
 	case o.olderThan > 0 && (n.Since().IsZero() || now.Sub(n.Since()) < o.olderThan):
 		return false
-	case len(o.images) > 0 && !is(func(l inventory.Label) bool { return slices.Contains(o.images, l.Image) }):
+	case len(o.images) > 0 && !is(func(l inventory.Label) bool { return slices.Contains(o.images, cmp.Or(l.Image, nameless)) }):
 		return false
 	}
 	return len(o.stages) == 0 || is(func(l inventory.Label) bool { return slices.Contains(o.stages, l.Stage) })

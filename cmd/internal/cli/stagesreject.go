@@ -53,7 +53,7 @@ the file withdrawn.log of a local ledger.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.reason, "reason", "", "`TEXT` that says why, for those who look for it later")
-	f.BoolVar(&o.dryRun, "dry-run", false, "say what would go, and remove nothing")
+	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done, and do nothing")
 	return cmd
 }
 

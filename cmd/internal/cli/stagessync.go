@@ -47,10 +47,10 @@ named under entries of the target's ledger where runners publish there
 	f := cmd.Flags()
 	f.StringVar(&o.from, "from", "", "`ADDRESS` to copy from")
 	f.StringVar(&o.to, "to", "", "`ADDRESS` to copy to")
-	f.StringSliceVar(&o.images, "image", nil, "`NAME` of an image to copy, with the stages that it is built upon; may be given several times (default all; ~ is the nameless one)")
+	f.StringSliceVar(&o.images, "image", nil, "`NAME` of an image, to leave others out; may be given several times (~ is the nameless one)")
 	f.DurationVar(&o.since, "since", 0, "leave out what was not used for this `DURATION`; for sources that are layouts of this host")
 	f.BoolVar(&o.current, "only-current-build", false, "copy the stages and indexes of the current commit's build only")
-	f.BoolVar(&o.dry, "dry-run", false, "only say what would be copied")
+	f.BoolVar(&o.dry, "dry-run", false, "say what would be done, and do nothing")
 	f.BoolVar(&o.remove, "remove-source", false, "remove from the source what the target was seen to have")
 	return cmd
 }
