@@ -38,6 +38,8 @@ type evictor struct {
 	// measure returns the fill levels, and pass makes a pass over the volumes.
 	measure func() ([]hostcache.Fill, error)
 	pass    func(ctx context.Context, r host.Rules) ([]passed, error)
+	// warned belongs to the look that is under way; there is one at a time.
+	warned warnings
 
 	mu      sync.Mutex // under it: what is told
 	running bool
@@ -64,7 +66,7 @@ func newEvictor(c Config, e *supervisor) (*evictor, error) {
 	if err != nil {
 		return nil, err
 	}
-	v := &evictor{rules: rules, interval: c.Eviction.Interval, log: c.Log, metrics: newEvictionMetrics()}
+	v := &evictor{rules: rules, interval: c.Eviction.Interval, log: c.Log, metrics: newEvictionMetrics(), warned: warnings{}}
 	v.on = hostcache.Host{Cache: c.Eviction.Cache, State: c.Paths.State, Now: time.Now, Memory: memory}
 	v.measure = v.on.Fills
 	v.pass = func(ctx context.Context, r host.Rules) ([]passed, error) { return v.passOver(ctx, r, c, e) }
@@ -98,27 +100,41 @@ func (v *evictor) look(ctx context.Context) {
 	}
 	defer v.end()
 	fills, err := v.measure()
+	v.trouble("cannot measure the volume of the local cache", err)
 	if err != nil {
-		v.log.Warn("cannot measure the volume of the local cache", zap.Error(err))
 		v.metrics.failed()
 		return
 	}
 	v.measured(fills)
-	over := slices.ContainsFunc(fills, func(f hostcache.Fill) bool { return f.Used > v.rules.Marks.High.Of(f.Volume) })
-	if !over {
+	tooFull := func(f hostcache.Fill) bool { return f.Used > v.rules.Marks.High.Of(f.Volume) }
+	for _, f := range fills {
+		if !tooFull(f) {
+			v.warned.over(f.Path)
+		}
+	}
+	if !slices.ContainsFunc(fills, tooFull) {
 		return
 	}
 	rules := v.rules
 	rules.Now = time.Now()
 	all, err := v.pass(ctx, rules)
-	if err != nil {
-		v.log.Warn("parts of the local cache cannot be looked at", zap.Error(err))
-	}
+	v.trouble("parts of the local cache cannot be looked at", err)
 	for _, p := range all {
 		v.passed(p)
 	}
 	if fills, err := v.measure(); err == nil {
 		v.measured(fills)
+	}
+}
+
+// trouble warns of what keeps from looking; err is nil where nothing does.
+func (v *evictor) trouble(what string, err error) {
+	if err == nil {
+		v.warned.over(what)
+		return
+	}
+	if v.warned.due(what, warning{text: err.Error()}, time.Now()) {
+		v.log.Warn(what, zap.Error(err))
 	}
 }
 
@@ -177,32 +193,48 @@ func (v *evictor) measured(fills []hostcache.Fill) {
 	}
 }
 
-// passed notes a pass in log, status and metrics.
+// passed notes a pass in log, status and metrics. What was evicted is always told.
 func (v *evictor) passed(p passed) {
 	if errors.Is(p.err, hostcache.ErrBusy) {
 		v.metrics.passes.WithLabelValues(passBusy).Inc()
 		v.log.Info("another process evicts from the volume", zap.String("volume", p.Name), zap.String("path", p.Path))
 		return
 	}
-	fields := append(hostcache.Fields(p.Place, p.Result), zap.Duration("took", p.took))
-	line := fmt.Sprintf("evicted %d items, freed %d bytes", len(p.Evicted), p.Freed())
-	switch {
-	case p.err != nil:
-		line = fmt.Sprintf("%s, and failed: %v", line, p.err)
-		v.log.Error("eviction from the local cache failed", append(fields, zap.Error(p.err))...)
-	case p.Goal == 0:
+	if p.err == nil && p.Goal == 0 {
 		return // of several volumes this one has room
-	case !p.Met():
-		line = fmt.Sprintf("%s, which is not enough: %s", line, hostcache.Blocked(p.Result))
-		v.log.Warn("the volume of the local cache stays too full", fields...)
-	default:
-		v.log.Info("evicted from the local cache", fields...)
 	}
+	line := v.tell(p)
 	v.metrics.passed(p)
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	s := v.volume(p.Name, p.Path)
 	s.LastPass = passStatus(p, line)
+}
+
+// tell writes a pass to the log, and returns a line that says the same.
+func (v *evictor) tell(p passed) string {
+	fields := append(hostcache.Fields(p.Place, p.Result), zap.Duration("took", p.took))
+	line := fmt.Sprintf("evicted %d items, freed %d bytes", len(p.Evicted), p.Freed())
+	switch {
+	case p.err != nil:
+		line = fmt.Sprintf("%s, and failed: %v", line, p.err)
+		if v.warned.due(p.Path, warning{text: p.err.Error()}, time.Now()) {
+			v.log.Error("eviction from the local cache failed", append(fields, zap.Error(p.err))...)
+			return line
+		}
+	case !p.Met():
+		line = fmt.Sprintf("%s, which is not enough: %s", line, hostcache.Blocked(p.Result))
+		if v.warned.due(p.Path, stays(p), time.Now()) {
+			v.log.Warn("the volume of the local cache stays too full", fields...)
+			return line
+		}
+	default:
+		v.warned.over(p.Path)
+	}
+	if len(p.Evicted) > 0 {
+		v.log.Info("evicted from the local cache", fields...)
+	}
+	return line
 }
 
 func passStatus(p passed, line string) *daemonctl.PassStatus {
