@@ -187,7 +187,7 @@ func EvictCommit(dir, id string, since time.Time) error {
 	aside := path
 	if !strings.HasPrefix(name, fetching) {
 		aside = filepath.Join(home, fetching+"evicted-"+name)
-		if err := os.Rename(path, aside); err != nil {
+		if err := errors.Join(os.RemoveAll(aside), os.Rename(path, aside)); err != nil {
 			return err
 		}
 	}
