@@ -147,6 +147,9 @@ func Run(ctx context.Context, o Options) (*Report, error) {
 	}
 	r.ledger.close(ctx)
 	rep := r.report(root)
+	if err == nil && r.noLedger != nil {
+		rep.Unlisted = r.noLedger.Error()
+	}
 	if err != nil && len(rep.Kept) > 0 {
 		err = &KeptError{Kept: rep.Kept, Err: err}
 	}
@@ -170,6 +173,8 @@ type run struct {
 	remarked  *once
 	// missed: the build's index is missing and its entry is ours.
 	missed bool
+	// noLedger is why the run goes on without an index, which nothing has asked for yet.
+	noLedger error
 	// marks are the generations of those images whose own index has one. Indexes are
 	// published one after another.
 	marks map[string]string

@@ -89,13 +89,17 @@ func TestWithoutALedgerMissesFailAndHitsDoNot(t *testing.T) {
 		if got := results(rep); got != "app/from=cached app/beforeInstall=cached app/install=cached app/setup=cached" {
 			t.Error(got)
 		}
-		// The same image in a build that has no index yet: without one, and without a word
-		// in the ledger, a cleaner would not know that somebody uses it.
+		// The same image in a build that has no index yet gets none: that takes a ledger.
 		named := chainOfThree()
 		named.Name = "renamed"
-		_, err = h.run(t.Context(), w.planOf(noSources{}, nil, named), nil)
-		if !errors.Is(err, synchronization.ErrUnavailable) {
-			t.Fatalf("error %v, want ErrUnavailable", err)
+		p := w.planOf(noSources{}, nil, named)
+		rep, err = h.run(t.Context(), p, nil)
+		must(t, err)
+		if got := results(rep); got != "renamed/from=cached renamed/beforeInstall=cached renamed/install=cached renamed/setup=cached" {
+			t.Error(got)
+		}
+		if root, err := p.Root(); err != nil || rep.Unlisted == "" || rep.Root != root {
+			t.Errorf("unlisted because %q, root %s, error %v", rep.Unlisted, rep.Root, err)
 		}
 		other := chainOfThree()
 		other.CacheVersion = "2"

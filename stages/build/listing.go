@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/opencontainers/go-digest"
 
@@ -52,7 +53,7 @@ func (r *run) listings(root stages.Digest) ([]*listing, error) {
 func (r *run) claimEarly(ctx context.Context, lists []*listing) error {
 	s, err := r.ledger.session(ctx)
 	if err != nil {
-		return r.unlisted(ctx, err)
+		return r.unreached(ctx, err)
 	}
 	roots := make([]stages.Digest, len(lists))
 	for i, l := range lists {
@@ -63,11 +64,11 @@ func (r *run) claimEarly(ctx context.Context, lists []*listing) error {
 		return nil
 	}
 	if err != nil {
-		return r.unlisted(ctx, err)
+		return r.unreached(ctx, err)
 	}
 	below, err := s.Entries(ctx, finals(r.Plan.Images))
 	if err != nil {
-		return r.unlisted(ctx, err)
+		return r.unreached(ctx, err)
 	}
 	for _, l := range lists {
 		if c := got.Claims[l.root]; c != nil {
@@ -83,11 +84,32 @@ func (r *run) unlisted(ctx context.Context, err error) error {
 	switch {
 	case errors.Is(err, synchronization.ErrLost):
 		return nil
-	case r.KeepLocal && errors.Is(err, synchronization.ErrUnavailable):
+	case !errors.Is(err, synchronization.ErrUnavailable):
+		return err
+	case r.KeepLocal:
 		r.ledger.leaveAlone(ctx, err)
 		return nil
 	}
 	return err
+}
+
+// unreached is unlisted for a run that has not begun: while all it needs may be there,
+// it does not need a ledger.
+func (r *run) unreached(ctx context.Context, err error) error {
+	err = r.unlisted(ctx, err)
+	if errors.Is(err, synchronization.ErrUnavailable) {
+		r.noLedger = err
+		return nil
+	}
+	return err
+}
+
+// goUnlisted reports whether the build does without an index: all of it was found, and
+// no ledger is there to publish under. What is for several platforms has a name by its
+// index only.
+func (r *run) goUnlisted(lists []*listing) bool {
+	return r.noLedger != nil && len(lists) == 1 && len(severalPlatforms(r.Plan.Images)) == 0 &&
+		!slices.ContainsFunc(r.order, func(d stages.Digest) bool { return r.at(d).madeHere() })
 }
 
 // isMissed reports whether a first look for n would only cost a request: it is the
@@ -113,11 +135,15 @@ func (r *run) publishBuild(ctx context.Context, lists []*listing) error {
 	if r.anyLocal() {
 		return nil // not all names exist, so there is nothing that an index could list
 	}
+	if r.goUnlisted(lists) {
+		return nil
+	}
 	for _, l := range lists {
 		if err := r.bringListing(ctx, l); err != nil {
 			return fmt.Errorf("%s: %w", l.what, err)
 		}
 	}
+	r.noLedger = nil
 	return nil
 }
 

@@ -323,6 +323,13 @@ func (r *run) timed(n *node) func() {
 	}
 }
 
+// madeHere reports whether this run made n.
+func (n *node) madeHere() bool {
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.result == ResultAssembled || n.result == ResultBuilt
+}
+
 // keptStages returns the stages whose results wait in the local cache.
 func (r *run) keptStages() []stages.Digest {
 	var out []stages.Digest

@@ -25,8 +25,8 @@ type Report struct {
 	EngineStarted bool     `json:"engineStarted"`
 	// BytesPulled and BytesPushed count manifest and blob bytes between Cairn and
 	// the storages. The engine itself speaks to none.
-	BytesPulled int64   `json:"bytesPulled"`
-	BytesPushed int64   `json:"bytesPushed"`
+	BytesPulled int64 `json:"bytesPulled"`
+	BytesPushed int64 `json:"bytesPushed"`
 	// Reused is what was read from places nearer than the storage; nil for nothing.
 	Reused  *Reused `json:"reused,omitempty"`
 	Seconds float64 `json:"seconds"`
@@ -36,6 +36,9 @@ type Report struct {
 	// Losses are parts of the ledger that were lost during the last Δ. Until Δ has
 	// passed since, two runners may publish a stage differently.
 	Losses []synchronization.Loss `json:"losses,omitempty"`
+	// Unlisted says why the build has no index although all of its images were found:
+	// the next one looks for each image again, and a cleanup does not see that it is used.
+	Unlisted string `json:"unlisted,omitempty"`
 }
 
 // All returns Images and then Needed.

@@ -167,6 +167,9 @@ func (a *app) closeBuild(ctx context.Context, rep *build.Report, err error) erro
 		a.warnAlone(rep)
 	}
 	a.warnLosses(rep)
+	if rep.Unlisted != "" {
+		a.warnf("the build has no index, for the ledger does not answer: the next build looks for each image again (%s)", rep.Unlisted)
+	}
 	if a.output == formatJSON {
 		doc := documentOf(ctx, rep, err)
 		if err != nil {
