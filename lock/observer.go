@@ -86,6 +86,15 @@ func (o *Observer) deadOf(sessions []string) map[string]bool {
 	return dead
 }
 
+// Living reads the records and returns, in the order of their ids, those of the
+// sessions that are not known to be dead.
+func (o *Observer) Living(ctx context.Context) ([]Record, error) {
+	if err := o.look(ctx); err != nil {
+		return nil, err
+	}
+	return o.sightings(func(s sighting) bool { return !s.dead() }), nil
+}
+
 // Holder returns what the session said of itself when it was last seen.
 func (o *Observer) Holder(session string) string {
 	o.mu.Lock()
@@ -98,7 +107,7 @@ func (o *Observer) Bury(ctx context.Context) error {
 	if err := o.look(ctx); err != nil {
 		return err
 	}
-	for _, r := range o.dead() {
+	for _, r := range o.sightings(sighting.dead) {
 		err := o.client.Retry(ctx, func(ctx context.Context) error {
 			return o.client.store.Remove(ctx, o.group, r.Session, r.Seq)
 		})
@@ -109,17 +118,18 @@ func (o *Observer) Bury(ctx context.Context) error {
 	return nil
 }
 
-func (o *Observer) dead() []Record {
+// sightings returns the records that are so, in the order of their ids.
+func (o *Observer) sightings(so func(sighting) bool) []Record {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	var dead []Record
+	var found []Record
 	for _, s := range o.seen {
-		if s.dead() {
-			dead = append(dead, s.record)
+		if so(s) {
+			found = append(found, s.record)
 		}
 	}
-	slices.SortFunc(dead, func(a, b Record) int { return strings.Compare(a.Session, b.Session) })
-	return dead
+	slices.SortFunc(found, func(a, b Record) int { return strings.Compare(a.Session, b.Session) })
+	return found
 }
 
 // look reads the records, together with who else does, and retries within the budget.

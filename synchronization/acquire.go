@@ -82,7 +82,7 @@ func (s *Session) guess(ctx context.Context, groups map[string][]stages.Digest, 
 			return false, nil
 		}
 		v, err := s.ledger.inspect(shard, snap)
-		if err != nil || v.open() != nil || !v.free(groups[shard]) {
+		if err != nil || s.admits(v) != nil || !v.free(groups[shard]) {
 			return false, nil // what was read then may be mended by now
 		}
 		views[shard] = v
@@ -189,7 +189,7 @@ func (b *bid) plan(snap lock.Snapshot, nonce func() (string, error)) ([]lock.Cha
 	b.won, b.kept, b.held = nil, nil, nil
 	v, err := b.session.ledger.inspect(b.shard, snap)
 	if err == nil {
-		err = v.open()
+		err = b.session.admits(v)
 	}
 	if err != nil {
 		return nil, err
@@ -221,7 +221,7 @@ func (b *bid) consider(v view, d stages.Digest, nonce func() (string, error)) er
 		return nil
 	}
 	mine := e.Session == s.ID()
-	if e.inFlight() && !mine && !b.dead[e.Session] {
+	if e.inFlight() && !mine && !b.dead[e.Session] && s.epoch == 0 { // in a closed ledger all others are fenced
 		b.held = append(b.held, s.ledger.held(d, e, false))
 		return nil
 	}

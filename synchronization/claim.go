@@ -208,7 +208,7 @@ func (c *Claim) still(v view) error {
 		c.s.drop(c)
 		return fmt.Errorf("%w: it was closed after epoch %d and reopened", ErrClosed, c.epoch)
 	}
-	if err := v.open(); err != nil {
+	if err := c.s.admits(v); err != nil {
 		return err
 	}
 	e, text, err := v.entry(c.d)

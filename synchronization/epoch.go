@@ -3,6 +3,7 @@ package synchronization
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"github.com/cairnbuild/cairn/lock"
 )
@@ -11,7 +12,8 @@ import (
 // decided in it, whoever tries. Entries stay as they are. Shutting a ledger that
 // is closed, perhaps half, completes it.
 func (l *Ledger) Shut(ctx context.Context) error {
-	if err := l.turn(ctx, false); err != nil {
+	err := l.turn(ctx, func(now Seal) (Seal, error) { return Seal{Epoch: now.Epoch}, nil })
+	if err != nil {
 		return opError(err, "shut the ledger of %s", l.project)
 	}
 	return nil
@@ -20,16 +22,39 @@ func (l *Ledger) Shut(ctx context.Context) error {
 // Reopen opens a ledger that is closed, with a new epoch: claims from before
 // stay fenced.
 func (l *Ledger) Reopen(ctx context.Context) error {
-	if err := l.turn(ctx, true); err != nil {
+	err := l.turn(ctx, func(now Seal) (Seal, error) {
+		if now.Open {
+			return now, nil
+		}
+		return Seal{Epoch: now.Epoch + 1, Open: true}, nil
+	})
+	if err != nil {
 		return opError(err, "reopen the ledger of %s", l.project)
+	}
+	return nil
+}
+
+// Turn makes the ledger what to says, where it is still what was says, or on the
+// way between the two. [ErrTurned] says that somebody else has turned it: who was
+// slow must not undo that. A ledger never goes back: to is a later epoch, or the
+// same one closed.
+func (l *Ledger) Turn(ctx context.Context, was, to Seal) error {
+	err := l.turn(ctx, func(now Seal) (Seal, error) {
+		if now != was && now != to || to.sentinel().turns() < was.sentinel().turns() {
+			return now, fmt.Errorf("%w: epoch %d, open: %t", ErrTurned, now.Epoch, now.Open)
+		}
+		return to, nil
+	})
+	if err != nil {
+		return opError(err, "turn the ledger of %s", l.project)
 	}
 	return nil
 }
 
 // turn changes the record first and then makes every shard agree with it, so a
 // turn that was interrupted can be completed by turning again.
-func (l *Ledger) turn(ctx context.Context, open bool) error {
-	seal, err := l.turnRecord(ctx, open)
+func (l *Ledger) turn(ctx context.Context, to func(now Seal) (Seal, error)) error {
+	seal, err := l.turnRecord(ctx, to)
 	if err != nil {
 		return err
 	}
@@ -41,27 +66,27 @@ func (l *Ledger) turn(ctx context.Context, open bool) error {
 	return nil
 }
 
-func (l *Ledger) turnRecord(ctx context.Context, open bool) (sentinel, error) {
+func (l *Ledger) turnRecord(ctx context.Context, to func(now Seal) (Seal, error)) (sentinel, error) {
 	for {
 		rec, err := l.readRecord(ctx)
 		if err != nil {
 			return sentinel{}, err
 		}
-		seal, err := l.decodeSentinel(l.record, rec)
-		if err != nil || seal.Open == open {
-			return seal, err
-		}
-		seal.Open = open
-		if open {
-			seal.Epoch++
-		}
-		text, err := seal.encode()
+		now, err := l.decodeSentinel(l.record, rec)
 		if err != nil {
-			return seal, err
+			return now, err
+		}
+		next, err := to(Seal{Epoch: now.Epoch, Open: now.Open})
+		if err != nil || next.sentinel() == now {
+			return now, err
+		}
+		text, err := next.sentinel().encode()
+		if err != nil {
+			return now, err
 		}
 		_, err = l.client.Apply(ctx, l.record, lock.Replace(keySentinel, rec.Data[keySentinel], text))
 		if err == nil || !errors.Is(err, lock.ErrConflict) {
-			return seal, err
+			return next.sentinel(), err
 		}
 	}
 }

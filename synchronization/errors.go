@@ -17,6 +17,9 @@ var (
 	// ErrClosed: the ledger is closed, or was since the claim was made. Nothing
 	// can be decided in it.
 	ErrClosed = errors.New("the ledger is closed")
+	// ErrTurned: somebody else has closed or opened the ledger, or noted a move in it,
+	// since it was looked at.
+	ErrTurned = errors.New("somebody else has changed the ledger's record")
 	// ErrBadEntry: a key of the ledger does not hold what it should. The error
 	// names the key.
 	ErrBadEntry = errors.New("the ledger holds nonsense")

@@ -80,6 +80,7 @@ type Ledger struct {
 	making sync.Mutex // held while the ledger's objects are made
 
 	mu     sync.Mutex
+	first  Stance // what the record said when it was known first
 	uid    string
 	uids   map[string]string // UIDs of the shards, by name
 	losses []Loss

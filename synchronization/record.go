@@ -141,7 +141,14 @@ func (l *Ledger) know(ctx context.Context, rec lock.Snapshot) error {
 	if err != nil {
 		return err
 	}
+	stance, err := l.stanceOf(rec)
+	if err != nil {
+		return err
+	}
 	l.mu.Lock()
+	if l.uid == "" {
+		l.first = stance
+	}
 	l.uid = rec.UID
 	for n, uid := range uids {
 		l.uids[shardName(l.project, n)] = uid

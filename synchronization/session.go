@@ -23,6 +23,9 @@ type Session struct {
 
 	// before is the lost session that this one took the place of, "" for none.
 	before string
+	// epoch is the one in which this session works in the closed ledger, 0 for one
+	// that works in an open one.
+	epoch int
 
 	mu    sync.Mutex
 	hands map[stages.Digest]*Claim
@@ -58,6 +61,28 @@ func (l *Ledger) Join(ctx context.Context) (*Session, error) {
 		return nil, opError(err, "join the ledger of %s", l.project)
 	}
 	return &Session{ledger: l, alive: alive, hands: map[stages.Digest]*Claim{}}, nil
+}
+
+// JoinShut makes a session that works in the ledger while that is closed, in this
+// epoch: for who moves stages to it. It is fenced by the next epoch.
+func (l *Ledger) JoinShut(ctx context.Context, epoch int) (*Session, error) {
+	s, err := l.Join(ctx)
+	if err != nil {
+		return nil, err
+	}
+	s.epoch = epoch
+	return s, nil
+}
+
+// admits returns [ErrClosed] unless this session may change entries of the shard.
+func (s *Session) admits(v view) error {
+	switch {
+	case s.epoch == 0:
+		return v.open()
+	case v.seal.Open || v.seal.Epoch != s.epoch:
+		return fmt.Errorf("%w to who worked in it in epoch %d: %s, epoch %d", ErrClosed, s.epoch, v.shard, v.seal.Epoch)
+	}
+	return nil
 }
 
 // Rejoin joins in the place of a session of this process that was lost, and takes
@@ -143,7 +168,7 @@ func (s *Session) releaseAll(ctx context.Context) error {
 }
 
 func (s *Session) releaseShard(ctx context.Context, v view) error {
-	if v.open() != nil {
+	if s.admits(v) != nil {
 		return nil // nothing is written in a closed ledger
 	}
 	// Nonsense does not name this session; whoever needs its stage reports it.
@@ -231,7 +256,7 @@ func (s *Session) openViews(ctx context.Context, shards []string) (map[string]vi
 		return nil, err
 	}
 	for _, v := range views {
-		if err := v.open(); err != nil {
+		if err := s.admits(v); err != nil {
 			return nil, err
 		}
 	}
@@ -413,7 +438,7 @@ func (s *Session) convertOnce(ctx context.Context, d stages.Digest, seen Entry, 
 func (s *Session) propose(v view, d stages.Digest, seen Entry, nonce func() (string, error),
 	next func(Entry, string) Entry,
 ) (*Claim, error) {
-	if err := v.open(); err != nil {
+	if err := s.admits(v); err != nil {
 		return nil, err
 	}
 	e, text, err := v.entry(d)

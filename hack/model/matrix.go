@@ -34,6 +34,7 @@ func everyTime() []check {
 			"-DNR=1 -DM_NOWANT"),
 		in("epoch", holds, "-DNR=2", "-DNR=2 -DALLCOPY"),
 		in("epoch", refused, mutants("-DNR=2", "WITNESS", "M_NOFENCE", "M_NOFINISH", "M_RAWCOPY", "M_NOFALL")...),
+		in("switch", holds, "-DOPERATORS=2"),
 		in("turn", holds, "-DOPERATORS=3"),
 		in("turn", refused, mutants("-DOPERATORS=3", "WITNESS", "C_TURNBACK")...),
 	)

@@ -16,6 +16,7 @@ import (
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/stages/engine"
+	"github.com/cairnbuild/cairn/synchronization"
 )
 
 type buildOptions struct {
@@ -127,6 +128,10 @@ func (a *app) runBuild(ctx context.Context, o buildOptions, images []string, w *
 		Settings: a.settings, Host: a.host, Storages: st, Project: p, Given: given,
 		Parallel: o.parallel, Observer: w.observer(show), KeepLocal: o.unsynchronized == unsynchronizedKeep,
 		Patience: o.patience, Outage: newOutages(a.settings.LedgerAddress(a.host), a.host.Now, show).observe,
+		Waiting: func(w synchronization.Awaited) { show.note(waitingText(w)) },
+		Moved: func(m synchronization.Move) {
+			show.note(fmt.Sprintf("the storage was switched meanwhile: going on in %s with the ledger %s", m.To.Storage, m.To.Ledger))
+		},
 	}
 	// The work tree is looked at while the storage answers.
 	var dirty sync.WaitGroup
@@ -134,6 +139,7 @@ func (a *app) runBuild(ctx context.Context, o buildOptions, images []string, w *
 	rep, err := b.Run(ctx, planned)
 	dirty.Wait()
 	show.close()
+	a.settings = b.Settings // a switch may have been followed
 	if err != nil {
 		err = explainFailure(p, planned, err)
 	}

@@ -20,6 +20,7 @@ import (
 	"github.com/cairnbuild/cairn/cmd/internal/variables"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 	"github.com/cairnbuild/cairn/lock"
+	"github.com/cairnbuild/cairn/synchronization"
 )
 
 // version is set by the linker, which can set nothing but a package variable.
@@ -119,6 +120,7 @@ func (a *app) globalFlags(root *cobra.Command) {
 	f.StringVar(&a.settings.Synchronization, "synchronization", "", "`ADDRESS` of the ledger in which runners coordinate: kubernetes://NAMESPACE[?context=NAME&kubeconfig=FILE&ttl=DURATION] or :local (default :local for :local stages; for a registry kubernetes://cairn-synchronization where a kubeconfig is there)")
 	f.StringSliceVar(&a.settings.Engines, "engine", nil, "`ADDRESS` of a BuildKit to use in place of this host's daemon, for one platform as PLATFORM=ADDRESS: unix://PATH, tcp://HOST:PORT, kube-pod://NAMESPACE/POD or docker-container://NAME; may be given several times")
 	f.DurationVar(&a.settings.SynchronizationTimeout, "synchronization-timeout", lock.DefaultBudget, "`DURATION` for which the ledger may be away: a request that it does not answer is tried again for so long")
+	f.BoolVar(&a.settings.Follow, "follow-switch", false, "go where a switch has moved the project's stages and ledger to (cairn stages switch-from-local)")
 	f.StringVar(&a.settings.RegistryCA, "registry-ca", "", "`FILE` of PEM certificates to trust besides the system's")
 	f.BoolVar(&a.settings.AllowFileURLs, "allow-file-urls", false, "let git mappings name repositories of this machine (file://)")
 	f.StringVar(&a.settings.CacheDir, "cache-dir", "", "`DIRECTORY` of :local stages with their ledger, of layers that were read from a registry, of results not yet published, and of commits of other repositories (default ~/.cache/cairn)")
@@ -164,8 +166,29 @@ func (a *app) prepare(cmd *cobra.Command) error {
 	return err
 }
 
-// open reads the project and opens what reaches its storages; the caller closes that.
+// open reads the project and opens what reaches its storages, with --follow-switch
+// where these are now; the caller closes that.
 func (a *app) open(ctx context.Context) (*wire.Project, *wire.Storages, error) {
+	p, st, err := a.openHere(ctx)
+	if err != nil || !a.settings.Follow {
+		return p, st, err
+	}
+	a.settings, err = a.settings.Followed(ctx, a.host, p.Config.Name, a.tellMoved)
+	if err != nil {
+		st.Close()
+		return nil, nil, err
+	}
+	st.Follow(a.settings)
+	return p, st, nil
+}
+
+// tellMoved says which switch is followed.
+func (a *app) tellMoved(m synchronization.Move) {
+	a.warnf("followed the switch from %s to %s with the ledger %s: set CAIRN_STAGES_STORAGE and CAIRN_SYNCHRONIZATION to these", m.From.Storage, m.To.Storage, m.To.Ledger)
+}
+
+// openHere is open without following a switch.
+func (a *app) openHere(ctx context.Context) (*wire.Project, *wire.Storages, error) {
 	if st, err := os.Stat(a.settings.Dir); err != nil || !st.IsDir() {
 		return nil, nil, &noDirectoryError{a.settings.Dir}
 	}

@@ -186,7 +186,7 @@ type hinter interface{ Hint() string }
 func classify(err error) (code int, hint string) {
 	code, hint = exitFailure, ""
 	for _, c := range []func(error) (int, string){
-		classifyUsage, classifyProject, classifyBuild, classifyImage, classifyLedger, classifySync, classifyStorage, classifyExport, classifyDockerfile, classifyOperation, classifyEngine,
+		classifyUsage, classifyProject, classifyBuild, classifyImage, classifySwitch, classifyLedger, classifySync, classifyStorage, classifyExport, classifyDockerfile, classifyOperation, classifyEngine,
 	} {
 		if n, h := c(err); n != 0 {
 			code, hint = n, h
@@ -357,7 +357,7 @@ func classifyLedger(err error) (int, string) {
 	case errors.Is(err, lock.ErrLost):
 		return exitLedger, "run the build again: what was finished is kept"
 	case errors.Is(err, synchronization.ErrClosed):
-		return exitLedger, "the project's storage is being moved: use the new one"
+		return exitLedger, "it is closed by hand, or by a switch that was given up; \"cairn stages switch-from-local --status\" on the host that was switched tells"
 	case errors.Is(err, synchronization.ErrBadEntry):
 		return exitLedger, "something else than cairn has written there"
 	}

@@ -20,7 +20,7 @@ func (a *app) stagesCommand() *cobra.Command {
 		Long:    `The commands of stages are about the stages in the storage as a whole.`,
 		Example: "  cairn stages ls",
 	})
-	cmd.AddCommand(a.listStagesCommand(), a.verifyStagesCommand(), a.rejectStageCommand(), a.syncStagesCommand())
+	cmd.AddCommand(a.switchCommand(), a.switchBackCommand(), a.listStagesCommand(), a.verifyStagesCommand(), a.rejectStageCommand(), a.syncStagesCommand())
 	return cmd
 }
 

@@ -37,7 +37,20 @@ func (s Settings) openLedger(ctx context.Context, h Host, project string, asked 
 	if err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
-	return &ledger{l, b}, nil
+	opened := &ledger{l, b}
+	if err := s.isMeant(ctx, l); err != nil {
+		return nil, errors.Join(err, opened.close())
+	}
+	return opened, nil
+}
+
+// isMeant returns an error where a switch was followed to another ledger than this.
+func (s Settings) isMeant(ctx context.Context, l *synchronization.Ledger) error {
+	uid, err := l.UID(ctx)
+	if err == nil && s.followed.uid != "" && s.followed.uid != uid {
+		err = &OtherLedgerError{Address: l.Address()}
+	}
+	return err
 }
 
 func (l *ledger) close() error {
@@ -88,12 +101,14 @@ func (c counted) Remove(ctx context.Context, group, session string, seq uint64) 
 }
 
 // holder says for people which process this is.
-func holder() string {
+func holder() string { return fmt.Sprintf("%s, process %d", hostName(), os.Getpid()) }
+
+func hostName() string {
 	name, err := os.Hostname()
 	if err != nil {
-		name = "unknown host"
+		return "unknown host"
 	}
-	return fmt.Sprintf("%s, process %d", name, os.Getpid())
+	return name
 }
 
 // Builder runs builds of one project.
@@ -111,6 +126,10 @@ type Builder struct {
 	Patience time.Duration
 	// Outage is told when the ledger does not answer; it may be nil.
 	Outage func(lock.Outage)
+	// Waiting is told what a build waits for whose ledger is being closed or opened,
+	// Moved of a switch that it follows; both may be nil.
+	Waiting func(synchronization.Awaited)
+	Moved   func(synchronization.Move)
 }
 
 // LedgerAwayError says that the ledger did not answer for as long as it may be away.
@@ -127,8 +146,30 @@ func (e *LedgerAwayError) Error() string {
 // Unwrap returns the cause.
 func (e *LedgerAwayError) Unwrap() error { return e.Err }
 
-// Run builds what is missing of a plan of the project.
-func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, err error) {
+// Run builds what is missing of a plan of the project. A build under which the
+// ledger was closed goes on when it is open again, and where its stages have moved
+// if it may follow; what it had made is kept and not made again.
+func (b *Builder) Run(ctx context.Context, p *stages.Plan) (*build.Report, error) {
+	for hops := 0; ; hops++ {
+		rep, err := b.runHere(ctx, p)
+		if err == nil {
+			return rep, nil
+		}
+		moved, sent, err := b.sentOn(ctx, b.Project.Config.Name, err)
+		if !sent || moved != nil && !b.Settings.Follow || hops == maxHops {
+			return rep, err
+		}
+		if moved == nil {
+			continue
+		}
+		if err := b.follow(moved); err != nil {
+			return rep, err
+		}
+	}
+}
+
+// runHere runs a build where the settings say.
+func (b *Builder) runHere(ctx context.Context, p *stages.Plan) (rep *build.Report, err error) {
 	name := b.Project.Config.Name
 	st, err := b.Storages.Stages(ctx, name)
 	if err != nil {
@@ -142,7 +183,7 @@ func (b *Builder) Run(ctx context.Context, p *stages.Plan) (rep *build.Report, e
 		b.warn("end the hold on the local cache", b.Storages.Release(context.WithoutCancel(ctx)))
 		b.warn("evict from the local cache", b.Storages.Relieve(ctx))
 	}()
-	open := &opened{settings: b.Settings, host: b.Host, given: b.Given, outage: b.Outage}
+	open := &opened{settings: b.Settings, host: b.Host, given: b.Given, outage: b.Outage, builder: b}
 	defer func() { b.warn("close the ledger", open.close()) }()
 	rep, err = build.Run(ctx, build.Options{
 		Plan: p, Files: b.Project.Tree, Storage: st, Second: second,
@@ -179,6 +220,7 @@ type opened struct {
 	host     Host
 	given    *Given
 	outage   func(lock.Outage)
+	builder  *Builder
 	ledgers  []*ledger
 	mu       sync.Mutex
 	engines  []*engine.Engine // under mu: those of several platforms are opened at once
@@ -190,7 +232,7 @@ func (o *opened) ledger(ctx context.Context, project string, asked *atomic.Int64
 		return nil, err
 	}
 	o.ledgers = append(o.ledgers, l)
-	return l.Ledger, nil
+	return l.Ledger, o.calm(ctx, l.Ledger)
 }
 
 func (o *opened) engine(ctx context.Context, p stages.Platform) (build.Engine, error) {

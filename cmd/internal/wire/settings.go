@@ -44,8 +44,12 @@ type Settings struct {
 	RegistryCA string
 	// AllowFileURLs lets the configuration name repositories of this machine.
 	AllowFileURLs bool
+	// Follow has runs follow a switch of the project to another storage and ledger.
+	Follow bool
 	// CacheDir and StateDir replace the user's directories.
 	CacheDir, StateDir string
+
+	followed followed
 }
 
 // Host is this process's surroundings: what a library takes as parameters.

@@ -171,6 +171,15 @@ func (st *Storages) Pad(ctx context.Context, project string, stages storage.Stor
 	if p, ok := stages.(build.Pad); ok {
 		return p, nil
 	}
+	if st.settings.followed.local {
+		// What was made before the switch and not published waits there. It is not
+		// tidied as a cache: stages are in it.
+		s, err := st.Open(ctx, project, Local)
+		if l, ok := s.(*local.Storage); ok && err == nil {
+			return st.hold(l), nil
+		}
+		return nil, err
+	}
 	dir, err := st.settings.cacheDir(st.host)
 	if err != nil {
 		return nil, err
@@ -219,17 +228,29 @@ func (st *Storages) Counts() build.Counts {
 	return c
 }
 
-// Second opens the secondary storage beside the primary one; nil where none is set.
+// Second opens the secondary storage beside the primary one, and those in which a
+// switch that was followed has misses looked up; nil where there are none.
 func (st *Storages) Second(ctx context.Context, project string, primary storage.Storage) (build.Second, error) {
-	if st.settings.Secondary == "" {
+	addresses := st.settings.followed.before
+	if st.settings.Secondary != "" {
+		addresses = append([]string{st.settings.Secondary}, addresses...)
+	}
+	var all []build.Second
+	for _, address := range addresses {
+		s, err := st.Open(ctx, project, address)
+		if err != nil {
+			return nil, err
+		}
+		source := readonly.New(s)
+		all = append(all, second{source, secondary.New(primary, source, storage.CopyOptions{})})
+	}
+	switch len(all) {
+	case 0:
 		return nil, nil
+	case 1:
+		return all[0], nil
 	}
-	s, err := st.Open(ctx, project, st.settings.Secondary)
-	if err != nil {
-		return nil, err
-	}
-	source := readonly.New(s)
-	return second{source, secondary.New(primary, source, storage.CopyOptions{})}, nil
+	return &seconds{all: all, from: map[string]build.Second{}}, nil
 }
 
 // second implements build.Second: the run has asked the primary storage itself

@@ -1,0 +1,323 @@
+package cli
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/spf13/cobra"
+
+	"github.com/cairnbuild/cairn/cmd/internal/wire"
+	"github.com/cairnbuild/cairn/switchover"
+	"github.com/cairnbuild/cairn/synchronization"
+)
+
+// Defaults of a switch.
+const (
+	defaultDrain = 15 * time.Minute
+	defaultGrace = 7 * 24 * time.Hour
+)
+
+type switchOptions struct {
+	to, oldLedger string
+	drain, grace  time.Duration
+	status        bool
+}
+
+func (a *app) switchCommand() *cobra.Command {
+	var o switchOptions
+	cmd := &cobra.Command{
+		Use:   "switch-from-local",
+		Short: "Move the project from :local stages to a registry, while builds go on",
+		Long: `Switch-from-local moves the stages of this host to the repository --to, and the
+runners that coordinate in its ledger to the one of --synchronization. Contents are
+copied first; then running builds come to their end while new ones wait, the old
+ledger is closed, the names follow, and the new ledger is opened. Where it is stands
+in the old ledger, so it can be interrupted anywhere and run again.
+
+Runs that still name :local are told what to set, or follow with --follow-switch. For
+the time of --grace they look for what is missing in the old storage too. See
+docs/switching.md.`,
+		Example: `  cairn stages switch-from-local --to registry.example.com/shop/stages
+  cairn stages switch-from-local --status`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			switch {
+			case o.status:
+				return a.switchStatus(cmd.Context(), o)
+			case o.to == "":
+				return usagef(cmd, "name the repository with --to")
+			}
+			return a.runSwitch(cmd.Context(), cmd, o, (*wire.Switching).Run)
+		},
+	}
+	cmd.Flags().StringVar(&o.to, "to", "", "the `REPOSITORY` to move to")
+	o.flags(cmd)
+	return cmd
+}
+
+func (a *app) switchBackCommand() *cobra.Command {
+	var o switchOptions
+	cmd := &cobra.Command{
+		Use:   "switch-back",
+		Short: "Take a switch back to the :local stages of this host",
+		Long: `Switch-back takes back what switch-from-local did on this host, by the same steps the
+other way: what was made in the repository meanwhile comes along. A switch that had not
+come to its end is given up. The ledger of the repository is closed, for all hosts: run
+it on each host that was switched.`,
+		Example: `  cairn stages switch-back
+  cairn stages switch-back --status`,
+		Args: usageArgs(cobra.NoArgs),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if o.status {
+				return a.switchStatus(cmd.Context(), o)
+			}
+			return a.runSwitch(cmd.Context(), cmd, o, (*wire.Switching).Back)
+		},
+	}
+	o.flags(cmd)
+	return cmd
+}
+
+func (o *switchOptions) flags(cmd *cobra.Command) {
+	f := cmd.Flags()
+	f.StringVar(&o.oldLedger, "local-synchronization", wire.Local, "`ADDRESS` of the ledger that the :local stages coordinate in")
+	f.DurationVar(&o.drain, "drain-timeout", defaultDrain, "`DURATION` for which running builds are waited for; those that are still at work then go on in the other place, or fail with what they made kept")
+	f.DurationVar(&o.grace, "grace", defaultGrace, "`DURATION` for which runs that follow look for what is missing in the storage that was left")
+	f.BoolVar(&o.status, "status", false, "only tell at which step the switch is, how much is left, and who runs it")
+}
+
+// switching opens what a switch needs; the caller closes the storages.
+func (a *app) switching(ctx context.Context, o switchOptions) (*wire.Switching, error) {
+	p, st, err := a.openHere(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &wire.Switching{
+		Settings: a.settings, Host: a.host, Storages: st, Project: p.Config.Name,
+		To: o.to, OldLedger: o.oldLedger, Drain: o.drain, Grace: o.grace,
+	}, nil
+}
+
+func (a *app) runSwitch(ctx context.Context, cmd *cobra.Command, o switchOptions, do func(*wire.Switching, context.Context) (*switchover.Report, error)) error {
+	if o.drain < 0 || o.grace < 0 {
+		return usagef(cmd, "--drain-timeout and --grace are durations that are not negative")
+	}
+	w, err := a.switching(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer w.Storages.Close()
+	w.Observe = a.tellStep()
+	rep, err := do(w, ctx)
+	if err != nil {
+		return err
+	}
+	return a.showSwitch(rep)
+}
+
+// tellStep returns what tells on standard error how a switch goes on.
+func (a *app) tellStep() func(synchronization.Move) {
+	var last synchronization.Step
+	return func(m synchronization.Move) {
+		switch {
+		case m.Step != last:
+			fmt.Fprintf(a.Err, "%s\n", printable(stepText(m)))
+		case m.Step == synchronization.Naming && m.Total > 0:
+			fmt.Fprintf(a.Err, "named %d of %d\n", m.Done, m.Total)
+		}
+		last = m.Step
+	}
+}
+
+// stepText says what a step does.
+func stepText(m synchronization.Move) string {
+	n, steps := 1, synchronization.Steps()
+	for n < len(steps) && steps[n-1] != m.Step {
+		n++
+	}
+	text := map[synchronization.Step]string{
+		synchronization.Copying:   "copy what " + m.From.Storage + " holds to " + m.To.Storage,
+		synchronization.Draining:  "wait for builds that run; new ones wait",
+		synchronization.Closing:   "close the ledger " + m.From.Ledger,
+		synchronization.Finishing: "finish what was decided in it",
+		synchronization.Naming:    "copy the rest and give the names",
+		synchronization.Opening:   "open the ledger " + m.To.Ledger,
+		synchronization.Moved:     "moved to " + m.To.Storage + " with the ledger " + m.To.Ledger,
+	}[m.Step]
+	return fmt.Sprintf("step %d of %d: %s", n, len(steps), text)
+}
+
+// switchReport is what a switch reports.
+type switchReport struct {
+	From    switchPlace `json:"from"`
+	To      switchPlace `json:"to"`
+	Already bool        `json:"already"`
+	GivenUp bool        `json:"givenUp"`
+	Named   int         `json:"named"`
+	Left    []leftName  `json:"left"`
+	Until   *time.Time  `json:"until,omitempty"`
+}
+
+type switchPlace struct {
+	Storage string `json:"storage"`
+	Ledger  string `json:"ledger"`
+}
+
+type leftName struct {
+	Name string `json:"name"`
+	Why  string `json:"why"`
+}
+
+func (a *app) showSwitch(rep *switchover.Report) error {
+	r := switchReport{
+		From: switchPlace{rep.From.Storage, rep.From.Ledger}, To: switchPlace{rep.To.Storage, rep.To.Ledger},
+		Already: rep.Already, GivenUp: rep.GivenUp, Named: rep.Named, Left: []leftName{},
+	}
+	if !rep.Until.IsZero() {
+		r.Until = &rep.Until
+	}
+	for _, l := range rep.Left {
+		r.Left = append(r.Left, leftName{l.Tag, l.Err.Error()})
+	}
+	a.warnLeft(r)
+	if a.output == formatJSON {
+		return writeJSON(a.Out, r)
+	}
+	var err error
+	switch {
+	case r.GivenUp:
+		_, err = fmt.Fprintf(a.Out, "Gave the switch up: builds go on in %s\n", r.To.Storage)
+	case r.Already:
+		_, err = fmt.Fprintf(a.Out, "The stages are in %s already, with the ledger %s\n", r.To.Storage, r.To.Ledger)
+	default:
+		_, err = fmt.Fprintf(a.Out, "Moved %s from %s to %s; set for all runners:\n  CAIRN_STAGES_STORAGE=%s\n  CAIRN_SYNCHRONIZATION=%s\n",
+			plural(r.Named, "name"), r.From.Storage, r.To.Storage, r.To.Storage, r.To.Ledger)
+	}
+	return err
+}
+
+// warnLeft names what was not moved.
+func (a *app) warnLeft(r switchReport) {
+	for i, l := range r.Left {
+		if i == maxListed {
+			a.warnf("… and %d more", len(r.Left)-maxListed)
+			return
+		}
+		a.warnf("%s stays in %s: %s", l.Name, r.From.Storage, l.Why)
+	}
+}
+
+// switchState is the status of a switch as it is shown.
+type switchState struct {
+	// State is "none", "running", "stopped" or "moved".
+	State string `json:"state"`
+	// Open: builds go on in the old ledger.
+	Open    bool         `json:"open"`
+	Builds  int          `json:"builds"`
+	Step    string       `json:"step,omitempty"`
+	From    *switchPlace `json:"from,omitempty"`
+	To      *switchPlace `json:"to,omitempty"`
+	By      string       `json:"by,omitempty"`
+	Since   *time.Time   `json:"since,omitempty"`
+	Until   *time.Time   `json:"until,omitempty"`
+	Named   int          `json:"named"`
+	ToName  int          `json:"toName"`
+	stepped string
+}
+
+func stateOf(st switchover.Status) switchState {
+	s := switchState{State: "none", Open: st.Open, Builds: st.Builds}
+	m := st.Move
+	if m == nil {
+		return s
+	}
+	s.State = "stopped"
+	switch {
+	case m.Step == synchronization.Moved:
+		s.State, s.Until = "moved", &m.Until
+	case st.Running:
+		s.State = "running"
+	}
+	s.Step, s.By, s.Since, s.Named, s.ToName = string(m.Step), m.By, &m.Since, m.Done, m.Total-m.Done
+	s.From, s.To = &switchPlace{m.From.Storage, m.From.Ledger}, &switchPlace{m.To.Storage, m.To.Ledger}
+	s.stepped = stepText(*m)
+	return s
+}
+
+func (a *app) switchStatus(ctx context.Context, o switchOptions) error {
+	w, err := a.switching(ctx, o)
+	if err != nil {
+		return err
+	}
+	defer w.Storages.Close()
+	st, err := w.Status(ctx)
+	if err != nil {
+		return err
+	}
+	s := stateOf(st)
+	if a.output == formatJSON {
+		return writeJSON(a.Out, s)
+	}
+	return a.showState(s)
+}
+
+func (a *app) showState(s switchState) error {
+	var err error
+	line := func(format string, args ...any) {
+		_, failed := fmt.Fprintf(a.Out, format+"\n", args...)
+		err = errors.Join(err, failed)
+	}
+	switch s.State {
+	case "none":
+		line("No switch: builds go on in %s", wire.Local)
+		return err
+	case "moved":
+		line("Moved to %s, with the ledger %s, by %s", s.To.Storage, s.To.Ledger, oneLine(s.By))
+		line("Misses are looked up in %s until %s", s.From.Storage, s.Until.UTC().Format(time.RFC3339))
+		return err
+	case "running":
+		line("Running, by %s", oneLine(s.By))
+	default:
+		line("Stopped: %s has ended; run it again, or \"cairn stages switch-back\"", oneLine(s.By))
+	}
+	line("%s, since %s", s.stepped, s.Since.UTC().Format(time.RFC3339))
+	if s.Named+s.ToName > 0 {
+		line("%d of %s given", s.Named, plural(s.Named+s.ToName, "name"))
+	}
+	line("%s with a session in the old ledger", plural(s.Builds, "build"))
+	return err
+}
+
+// classifySwitch is for what a switch of the storage meets, or has left behind.
+func classifySwitch(err error) (int, string) {
+	if errors.Is(err, switchover.ErrNothing) {
+		return exitLedger, "\"cairn stages switch-from-local --status\" tells where the stages are; the way back is run on the host that was switched, with the same --cache-dir"
+	}
+	if errors.Is(err, synchronization.ErrTurned) {
+		return exitLedger, "somebody else switches the project, or takes a switch back; \"cairn stages switch-from-local --status\" tells"
+	}
+	for _, is := range []bool{
+		errors.As(err, new(*switchover.BusyError)), errors.As(err, new(*switchover.ElsewhereError)),
+		errors.As(err, new(*switchover.SameLedgerError)), errors.As(err, new(*wire.MovedError)),
+		errors.As(err, new(*wire.OtherLedgerError)), errors.As(err, new(*wire.SwitchingError)),
+	} {
+		if is {
+			return exitLedger, "" // they bring their own
+		}
+	}
+	return 0, ""
+}
+
+// waitingText says what keeps a build from beginning.
+func waitingText(w synchronization.Awaited) string {
+	who := oneLine(w.By)
+	if w.Dead {
+		who += ", who has ended: run the switch again, or \"cairn stages switch-back\""
+	}
+	if w.Step == "" {
+		return "waiting: the stages are being moved to this storage by " + who
+	}
+	return fmt.Sprintf("waiting: the storage is being switched (%s) by %s", w.Step, who)
+}

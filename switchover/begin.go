@@ -1,0 +1,218 @@
+package switchover
+
+import (
+	"context"
+	"errors"
+	"time"
+
+	"github.com/cairnbuild/cairn/synchronization"
+)
+
+// takeover is for how long somebody who is said to be switching is watched before
+// they are believed to be alive: longer than a session lasts without renewal.
+const takeover = 45 * time.Second
+
+// lookEvery is the pause between two looks at what others do.
+const lookEvery = 500 * time.Millisecond
+
+// begin notes that this run switches, in the place of one that has ended.
+func (s *switcher) begin(ctx context.Context) error {
+	stance, err := s.current(ctx)
+	if err != nil {
+		return err
+	}
+	was := stance.Move
+	if gone := stance.Gone(); gone != nil {
+		return s.beginGone(ctx, *gone)
+	}
+	switch {
+	case was != nil && was.To.UID != s.To.Place.UID:
+		return &ElsewhereError{Move: *was, Wanted: s.To.Place}
+	case was == nil && stance.Arrival != nil && !stance.Seal.Open:
+		return &BusyError{Place: s.From.Place, By: stance.Arrival.By}
+	case was == nil && !stance.Seal.Open:
+		return synchronization.ErrClosed
+	}
+	if err := s.Check(ctx); err != nil {
+		return err
+	}
+	if err := s.join(ctx, was); err != nil {
+		return err
+	}
+	s.epoch = stance.Seal.Epoch
+	next := synchronization.Move{Step: synchronization.Copying}
+	if was != nil {
+		next = *was
+	}
+	if stance.Seal.Open && !next.Step.Before(synchronization.Finishing) {
+		next.Step = synchronization.Copying // it was given up, and that was interrupted
+	}
+	if usurped, err := epochTaken(ctx, s.To.Ledger, next); err != nil {
+		return errors.Join(err, s.leave(ctx))
+	} else if usurped {
+		next.Step = synchronization.Naming
+	}
+	next.From, next.To, next.By, next.Session = s.From.Place, s.To.Place, s.By, s.session.ID()
+	return s.take(ctx, stance.Move, next)
+}
+
+// epochTaken reports whether a switch was about to open the new ledger, and another
+// run, which had been taken for dead, has taken that into an epoch of its own: it
+// cannot be opened in the one that was noted. Nobody has built in it yet, for a way
+// back begins by noting that the switch is done.
+func epochTaken(ctx context.Context, to *synchronization.Ledger, m synchronization.Move) (bool, error) {
+	if m.Step != synchronization.Opening || m.Epoch == 0 {
+		return false, nil
+	}
+	stance, err := to.Stance(ctx)
+	return err == nil && !stance.Seal.Open && stance.Seal.Epoch != m.Epoch, err
+}
+
+// current returns what the old ledger's record says, after notes of an earlier
+// switch, which ended with this ledger open, have been removed.
+func (s *switcher) current(ctx context.Context) (synchronization.Stance, error) {
+	stance, err := s.From.Ledger.Stance(ctx)
+	if err != nil || !stance.Seal.Open {
+		return stance, err
+	}
+	ended := stance.Move != nil && stance.Move.Step == synchronization.Moved
+	if !ended && (stance.Move != nil || stance.Arrival == nil) {
+		return stance, nil
+	}
+	if err := s.From.Ledger.Settle(ctx); err != nil {
+		return stance, err
+	}
+	return s.From.Ledger.Stance(ctx)
+}
+
+// beginGone begins where the old ledger was closed by an earlier switch.
+func (s *switcher) beginGone(ctx context.Context, gone synchronization.Move) error {
+	if gone.To.UID == s.To.Place.UID {
+		s.report.Already, s.report.Until = true, gone.Until
+		return s.tidy(ctx)
+	}
+	if !s.gone {
+		return &ElsewhereError{Move: gone, Wanted: s.To.Place}
+	}
+	s.move = synchronization.Move{Step: synchronization.Naming, From: s.From.Place, To: s.To.Place, By: s.By}
+	return nil
+}
+
+// join shows in the old ledger that this run is at work, after the one that was has ended.
+func (s *switcher) join(ctx context.Context, was *synchronization.Move) (err error) {
+	if was != nil {
+		if err := s.outlast(ctx, *was); err != nil {
+			return err
+		}
+	}
+	s.session, err = s.From.Ledger.Join(ctx)
+	return err
+}
+
+// outlast waits until who was switching is known to have ended.
+func (s *switcher) outlast(ctx context.Context, was synchronization.Move) error {
+	until := s.Now().Add(takeover)
+	for {
+		living, err := s.From.Ledger.Living(ctx, "")
+		if err != nil {
+			return err
+		}
+		alive := false
+		for _, h := range living {
+			alive = alive || h.Session == was.Session
+		}
+		if !alive {
+			return nil
+		}
+		if !s.Now().Before(until) {
+			return &BusyError{Place: s.From.Place, By: was.By}
+		}
+		if err := pause(ctx, lookEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// take writes the first note of this run.
+func (s *switcher) take(ctx context.Context, was *synchronization.Move, next synchronization.Move) error {
+	now, err := s.From.Ledger.Now(ctx)
+	if err != nil {
+		return err
+	}
+	if next.Since.IsZero() {
+		next.Since = now.UTC().Truncate(time.Second)
+	}
+	if err := s.From.Ledger.Note(ctx, was, &next); err != nil {
+		return errors.Join(err, s.leave(ctx))
+	}
+	s.move = next
+	return nil
+}
+
+// receive has the new ledger closed to everybody but this run, unless others use
+// it already, and has the new storage name it.
+func (s *switcher) receive(ctx context.Context) error {
+	stance, err := s.To.Ledger.Stance(ctx)
+	if err != nil {
+		return err
+	}
+	address := s.To.Storage.Address()
+	next := s.move
+	switch arriving := stance.Arrival; {
+	case stance.Storage != "" && stance.Storage != address:
+		return &synchronization.BoundElsewhereError{Project: s.To.Ledger.Project(), Bound: stance.Storage, Wanted: address}
+	case stance.Move != nil && stance.Move.Step != synchronization.Moved:
+		return &BusyError{Place: s.To.Place, By: stance.Move.By}
+	case arriving != nil && arriving.From.UID != s.From.Place.UID && !stance.Seal.Open:
+		return &BusyError{Place: s.To.Place, By: arriving.By}
+	case stance.Seal.Open && stance.Storage != "" && (arriving == nil || arriving.From.UID != s.From.Place.UID):
+		next.Epoch = 0 // runners work there, and go on
+	default:
+		if next.Epoch, err = s.arrive(ctx, stance, address); err != nil {
+			return err
+		}
+	}
+	if err := s.Mark(ctx); err != nil {
+		return err
+	}
+	return s.note(ctx, next)
+}
+
+// arrive takes the new ledger into an epoch in which only this run works.
+func (s *switcher) arrive(ctx context.Context, stance synchronization.Stance, address string) (int, error) {
+	a := synchronization.Arrival{From: s.From.Place, By: s.By}
+	if stance.Arrival != nil {
+		a = *stance.Arrival
+	}
+	if err := s.To.Ledger.Arrive(ctx, address, a); err != nil {
+		return 0, err
+	}
+	epoch := stance.Seal.Epoch + 1
+	return epoch, s.To.Ledger.Turn(ctx, stance.Seal, synchronization.Seal{Epoch: epoch})
+}
+
+// drain waits for the end of the builds that run, for as long as they may take.
+func (s *switcher) drain(ctx context.Context) error {
+	until := s.Now().Add(s.Drain)
+	for {
+		living, err := s.From.Ledger.Living(ctx, s.session.ID())
+		if err != nil || len(living) == 0 || !s.Now().Before(until) {
+			return err // who is still at work finds the ledger closed, and follows
+		}
+		if err := pause(ctx, lookEvery); err != nil {
+			return err
+		}
+	}
+}
+
+// pause waits for d or the end of ctx.
+func pause(ctx context.Context, d time.Duration) error {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
+}
