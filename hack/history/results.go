@@ -53,6 +53,9 @@ func (c *checker) checkFinal() {
 	at := map[string]*Event{}
 	for _, e := range c.of[Final] {
 		at[e.Tag] = e
+		if digest, ok := stageOf(e.Tag); ok {
+			at[digest] = e
+		}
 		if e.Note != "" {
 			c.violate(Kept, []*Event{e}, "tag %s is damaged: %s", e.Tag, e.Note)
 		}
