@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"time"
 )
 
 // Compile builds packages of this source tree into the directory bin.
@@ -36,6 +37,17 @@ type Cairnd struct {
 type CairndStatus struct {
 	PID, EnginePID, Restarts int
 	Ready                    bool
+	Volumes                  []CairndVolume
+}
+
+// CairndVolume is a volume that a daemon keeps from filling up.
+type CairndVolume struct {
+	Volume string
+	// LastPass is nil before the first.
+	LastPass *struct {
+		EndedAt time.Time
+		Evicted int
+	}
 }
 
 // AskCairnd returns the status of the daemon at a socket; there is an error where
