@@ -17,7 +17,13 @@ import (
 // than d.Size bytes, and the last of them only when the digest is right, so that
 // also a caller who counts and does not wait for [io.EOF] is protected. An
 // unusable d gives [ErrInvalid]. Closing closes r.
+//
+// A reader that says to do all this itself, see [Verifying], is returned as it is:
+// content is hashed once on its way, however many hands it goes through.
 func VerifyReader(r io.ReadCloser, d ocispec.Descriptor) io.ReadCloser {
+	if Verifies(r, d) {
+		return r
+	}
 	v := &verifier{r: r, want: d, left: d.Size}
 	if err := checkDescriptor(d); err != nil {
 		v.err = err
@@ -25,6 +31,21 @@ func VerifyReader(r io.ReadCloser, d ocispec.Descriptor) io.ReadCloser {
 	}
 	v.hash = d.Digest.Algorithm().Hash()
 	return v
+}
+
+// Verifying is a reader that may verify what it hands out. What wraps one and
+// passes its bytes on unchanged may pass this on too; what changes bytes, or may
+// harm them, must not have it.
+type Verifying interface {
+	// Verifies reports whether reading on from here keeps the promises of
+	// [VerifyReader] for all of d.
+	Verifies(d ocispec.Descriptor) bool
+}
+
+// Verifies reports whether r says that it keeps the promises of [VerifyReader] for d.
+func Verifies(r io.Reader, d ocispec.Descriptor) bool {
+	v, ok := r.(Verifying)
+	return ok && v.Verifies(d)
 }
 
 // checkDescriptor reports whether d can name content at all.
@@ -45,6 +66,11 @@ type verifier struct {
 	left int64
 	// err is what every further Read returns.
 	err error
+}
+
+// Verifies implements [Verifying]. Of what was partly read, the whole cannot come any more.
+func (v *verifier) Verifies(d ocispec.Descriptor) bool {
+	return v.err == nil && v.left == v.want.Size && d.Digest == v.want.Digest && d.Size == v.want.Size
 }
 
 func (v *verifier) Read(p []byte) (int, error) {

@@ -175,3 +175,29 @@ func TestManifestVerify(t *testing.T) {
 		}
 	}
 }
+
+func TestContentIsHashedOnceHoweverManyHandsItGoesThrough(t *testing.T) {
+	d := descriptor("hello")
+	first := storage.VerifyReader(io.NopCloser(strings.NewReader("hellO")), d)
+	if again := storage.VerifyReader(first, d); again != first {
+		t.Error("what is verified was given a further verification")
+	}
+	if other := storage.VerifyReader(first, descriptor("world")); other == first {
+		t.Error("what is verified as something else was taken as it is")
+	}
+	if wrapped := storage.VerifyReader(struct{ io.ReadCloser }{first}, d); storage.Verifies(struct{ io.ReadCloser }{first}, d) || wrapped == first {
+		t.Error("what wraps a reader without saying that it passes bytes on unchanged was trusted")
+	}
+	if _, err := io.ReadFull(first, make([]byte, 2)); err != nil {
+		t.Fatal(err)
+	}
+	if storage.Verifies(first, d) {
+		t.Error("a reader that has been read from promises the whole content")
+	}
+	if _, err := io.ReadAll(first); !errors.Is(err, storage.ErrCorrupt) {
+		t.Errorf("other bytes gave %v", err)
+	}
+	if storage.Verifies(first, d) {
+		t.Error("a reader that has failed promises the content")
+	}
+}

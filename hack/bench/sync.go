@@ -10,6 +10,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"time"
 
@@ -156,16 +157,27 @@ func (b *bench) syncLarge(ctx context.Context) ([]figure, error) {
 	}
 	var ours, theirs []time.Duration
 	for i := range b.rounds {
-		plain, err := b.uploadAll(ctx, s, layers, fmt.Sprintf("large/plain-%d", i))
-		if err != nil {
-			return nil, err
+		sides := []func() error{
+			func() error {
+				took, err := b.uploadAll(ctx, s, layers, fmt.Sprintf("large/plain-%d", i))
+				theirs = append(theirs, took)
+				return err
+			},
+			func() error {
+				took, _, err := b.sync(ctx, m, "oci:"+dir, fmt.Sprintf("%s/large/to-%d", b.registry.Address(), i))
+				ours = append(ours, took)
+				return err
+			},
 		}
-		took, _, err := b.sync(ctx, m, "oci:"+dir, fmt.Sprintf("%s/large/to-%d", b.registry.Address(), i))
-		if err != nil {
-			return nil, err
+		if i%2 == 1 { // neither is always the one that finds what the other left to be written
+			slices.Reverse(sides)
 		}
-		b.say("round %d: %d MiB in %.2f s, plain uploads %.2f s", i+1, syncLayers*syncLayer>>20, took.Seconds(), plain.Seconds())
-		ours, theirs = append(ours, took), append(theirs, plain)
+		for _, side := range sides {
+			if err := errors.Join(flush(ctx), side()); err != nil {
+				return nil, err
+			}
+		}
+		b.say("round %d: %d MiB in %.2f s, plain uploads %.2f s", i+1, syncLayers*syncLayer>>20, ours[i].Seconds(), theirs[i].Seconds())
 	}
 	share := 100 * median(theirs).Seconds() / median(ours).Seconds()
 	return []figure{
@@ -174,6 +186,9 @@ func (b *bench) syncLarge(ctx context.Context) ([]figure, error) {
 		{what: "throughput beside that", got: fmt.Sprintf("%.0f %%", share), target: "≥ 70 %", missed: share < 70},
 	}, nil
 }
+
+// flush waits until everything is on disk that was written before.
+func flush(ctx context.Context) error { return exec.CommandContext(ctx, "sync").Run() }
 
 // largeStage publishes a stage of large layers.
 func largeStage(ctx context.Context, s *local.Storage) ([]ocispec.Descriptor, error) {

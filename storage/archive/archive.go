@@ -168,6 +168,9 @@ type reader struct {
 	d digest.Digest
 }
 
+// Verifies implements [storage.Verifying].
+func (r *reader) Verifies(d ocispec.Descriptor) bool { return storage.Verifies(r.ReadCloser, d) }
+
 func (r *reader) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {

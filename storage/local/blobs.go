@@ -96,7 +96,7 @@ func (s *Storage) pushBlob(ctx context.Context, d ocispec.Descriptor, c storage.
 	if err != nil {
 		return &contentError{err}
 	}
-	_, err = s.ingest(ctx, d.Digest, func(w io.Writer) error {
+	_, err = s.ingest(ctx, &d, func(w io.Writer) error {
 		_, err := io.Copy(w, storage.VerifyReader(r, d))
 		return err
 	})
@@ -106,16 +106,16 @@ func (s *Storage) pushBlob(ctx context.Context, d ocispec.Descriptor, c storage.
 // WriteBlob stores what write writes and returns its digest and size; the media
 // type is the caller's to know. When write or ctx fails, nothing is stored.
 func (s *Storage) WriteBlob(ctx context.Context, write func(w io.Writer) error) (ocispec.Descriptor, error) {
-	d, err := s.ingest(ctx, "", write)
+	d, err := s.ingest(ctx, nil, write)
 	if err != nil {
 		return ocispec.Descriptor{}, s.fail("write blob", "", err)
 	}
 	return d, nil
 }
 
-// ingest has write fill a file that then becomes the blob want, or the blob that
-// it is when want is "".
-func (s *Storage) ingest(ctx context.Context, want digest.Digest, write func(io.Writer) error) (_ ocispec.Descriptor, err error) {
+// ingest has write fill a file that then becomes the blob that it is, or the blob
+// want where write verifies what it writes as that.
+func (s *Storage) ingest(ctx context.Context, want *ocispec.Descriptor, write func(io.Writer) error) (_ ocispec.Descriptor, err error) {
 	f, err := s.newIngest(ctx)
 	if err != nil {
 		return ocispec.Descriptor{}, err
@@ -126,11 +126,10 @@ func (s *Storage) ingest(ctx context.Context, want digest.Digest, write func(io.
 			err = errors.Join(err, removeIfThere(f.Name()))
 		}
 	}()
-	algorithm := digest.SHA256
-	if want != "" {
-		algorithm = want.Algorithm()
+	w := &ingestWriter{ctx: ctx, f: f}
+	if want == nil {
+		w.hash = digest.SHA256.Hash()
 	}
-	w := &ingestWriter{ctx: ctx, f: f, hash: algorithm.Hash()}
 	if err := write(w); err != nil {
 		if w.err == nil {
 			err = &contentError{err}
@@ -140,9 +139,9 @@ func (s *Storage) ingest(ctx context.Context, want digest.Digest, write func(io.
 	if w.err != nil { // write overlooked it
 		return ocispec.Descriptor{}, w.err
 	}
-	d := ocispec.Descriptor{Digest: digest.NewDigest(algorithm, w.hash), Size: w.size}
-	if want != "" && d.Digest != want {
-		return ocispec.Descriptor{}, fmt.Errorf("%w: %s has the bytes of %s", storage.ErrCorrupt, want, d.Digest)
+	d, err := w.written(want)
+	if err != nil {
+		return ocispec.Descriptor{}, err
 	}
 	if err := f.Sync(); err != nil {
 		return ocispec.Descriptor{}, err
@@ -200,11 +199,22 @@ func (s *Storage) settle(ctx context.Context, f *os.File, path string) error {
 	return rename(f.Name(), path)
 }
 
+// written returns what has been written.
+func (w *ingestWriter) written(want *ocispec.Descriptor) (ocispec.Descriptor, error) {
+	switch {
+	case want == nil:
+		return ocispec.Descriptor{Digest: digest.NewDigest(digest.SHA256, w.hash), Size: w.size}, nil
+	case w.size != want.Size:
+		return ocispec.Descriptor{}, fmt.Errorf("%w: %d bytes of %s were written, want %d", storage.ErrCorrupt, w.size, want.Digest, want.Size)
+	}
+	return ocispec.Descriptor{Digest: want.Digest, Size: want.Size}, nil
+}
+
 // ingestWriter writes to f as long as ctx lasts and remembers its first error.
 type ingestWriter struct {
 	ctx  context.Context
 	f    *os.File
-	hash hash.Hash
+	hash hash.Hash // nil where what comes was hashed on its way
 	size int64
 	err  error
 }
@@ -217,7 +227,9 @@ func (w *ingestWriter) Write(p []byte) (int, error) {
 		return 0, w.err
 	}
 	n, err := w.f.Write(p)
-	w.hash.Write(p[:n]) // never fails
+	if w.hash != nil {
+		w.hash.Write(p[:n]) // never fails
+	}
 	w.size += int64(n)
 	w.err = err
 	return n, err
@@ -249,6 +261,9 @@ type blobReader struct {
 	s   *Storage
 	d   digest.Digest
 }
+
+// Verifies implements [storage.Verifying].
+func (r *blobReader) Verifies(d ocispec.Descriptor) bool { return storage.Verifies(r.ReadCloser, d) }
 
 func (r *blobReader) Read(p []byte) (int, error) {
 	err := r.ctx.Err()

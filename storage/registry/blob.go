@@ -52,6 +52,9 @@ type named struct {
 	io.ReadCloser
 }
 
+// Verifies implements [storage.Verifying].
+func (n *named) Verifies(d ocispec.Descriptor) bool { return storage.Verifies(n.ReadCloser, d) }
+
 func (n *named) Read(p []byte) (int, error) {
 	c, err := n.ReadCloser.Read(p)
 	if err != nil && !errors.Is(err, io.EOF) {

@@ -158,6 +158,9 @@ type contentReader struct {
 	c *content
 }
 
+// Verifies implements [storage.Verifying].
+func (r *contentReader) Verifies(d ocispec.Descriptor) bool { return storage.Verifies(r.ReadCloser, d) }
+
 // Read implements [io.Reader].
 func (r *contentReader) Read(p []byte) (int, error) {
 	n, err := r.ReadCloser.Read(p)
