@@ -9,7 +9,7 @@ import (
 	"github.com/cairnbuild/cairn/synchronization"
 )
 
-// ErrNothing: the stages have not been switched, so nothing can be taken back.
+// ErrNothing says that the stages have not been switched, so nothing can be taken back.
 var ErrNothing = errors.New("there is no switch to take back")
 
 // Back takes a switch back. Its options are those of the way back: From is where
@@ -117,8 +117,9 @@ func (s *switcher) giveUp(ctx context.Context, m synchronization.Move) (err erro
 // refuse fences who was moving stages to the new ledger, and has that say where
 // they are. One that others use stays as it is.
 func (s *switcher) refuse(ctx context.Context) error {
-	to, stance, err := s.To.Ledger, synchronization.Stance{}, error(nil)
-	if stance, err = to.Stance(ctx); err != nil {
+	to := s.To.Ledger
+	stance, err := to.Stance(ctx)
+	if err != nil {
 		return err
 	}
 	if stance.Arrival == nil || stance.Arrival.From.UID != s.From.Place.UID {

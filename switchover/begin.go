@@ -44,16 +44,23 @@ func (s *switcher) begin(ctx context.Context) error {
 	if was != nil {
 		next = *was
 	}
-	if stance.Seal.Open && !next.Step.Before(synchronization.Finishing) {
-		next.Step = synchronization.Copying // it was given up, and that was interrupted
-	}
-	if usurped, err := epochTaken(ctx, s.To.Ledger, next); err != nil {
+	if next.Step, err = s.resume(ctx, stance, next); err != nil {
 		return errors.Join(err, s.leave(ctx))
-	} else if usurped {
-		next.Step = synchronization.Naming
 	}
 	next.From, next.To, next.By, next.Session = s.From.Place, s.To.Place, s.By, s.session.ID()
 	return s.take(ctx, stance.Move, next)
+}
+
+// resume returns the step that a switch goes on with, m being what was noted of it.
+func (s *switcher) resume(ctx context.Context, stance synchronization.Stance, m synchronization.Move) (synchronization.Step, error) {
+	if stance.Seal.Open && !m.Step.Before(synchronization.Finishing) {
+		return synchronization.Copying, nil // it was given up, and that was interrupted
+	}
+	usurped, err := epochTaken(ctx, s.To.Ledger, m)
+	if usurped {
+		return synchronization.Naming, err
+	}
+	return m.Step, err
 }
 
 // epochTaken reports whether a switch was about to open the new ledger, and another

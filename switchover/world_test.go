@@ -122,7 +122,8 @@ func (r *runner) decide(d stages.Digest, m storage.Manifest) (*synchronization.C
 		return nil, fmt.Errorf("stage %s is held: %+v", d.Short(), got.Held[d])
 	}
 	r.w.must(r.p.storage.PushManifest(ctx, m))
-	return c, c.Decide(ctx, m.Descriptor.Digest)
+	err = c.Decide(ctx, m.Descriptor.Digest)
+	return c, err
 }
 
 // publish publishes a stage with content that says what.

@@ -35,6 +35,7 @@ func everyTime() []check {
 		in("epoch", holds, "-DNR=2", "-DNR=2 -DALLCOPY"),
 		in("epoch", refused, mutants("-DNR=2", "WITNESS", "M_NOFENCE", "M_NOFINISH", "M_RAWCOPY", "M_NOFALL")...),
 		in("switch", holds, "-DOPERATORS=2"),
+		in("switch", refused, mutants("-DOPERATORS=2", "WITNESS", "S_NORESET", "S_BACKOPEN", "S_STUCK")...),
 		in("turn", holds, "-DOPERATORS=3"),
 		in("turn", refused, mutants("-DOPERATORS=3", "WITNESS", "C_TURNBACK")...),
 	)

@@ -9,11 +9,13 @@
  * Checked: whoever adopts the stage, anywhere and at any time, adopts the same manifest; no tag moves; the two
  * ledgers are never open together; and, when nobody is at it any more, a switch run once more comes to its end.
  *
- * Mutants: S_NOEPOCH   an operator works in the epoch that it finds      S_BLINDOPEN it opens whatever the rank is
- *          S_NORESET   a switch whose giving up was interrupted goes on after the closing
- *          S_BACKOPEN  the way back does not close                       S_RAWNAME   names are put without entries
- *          S_SETTLE    notes of another's move are tidied away
+ * Mutants: S_NORESET   a switch whose giving up was interrupted goes on after the closing
+ *          S_BACKOPEN  the way back does not close
  *          S_STUCK     a switch whose epoch another took away goes on with opening in it, for ever in vain
+ *
+ * Two operators and one runner do not show what these rules are for: S_NOEPOCH (an operator works in the epoch that it
+ * finds), S_BLINDOPEN (it opens whatever the rank is), S_RAWNAME (names are put without entries), S_SETTLE (notes of
+ * another's move are tidied away). They are switches for larger searches.
  */
 #ifndef OPERATORS
 #define OPERATORS 2
