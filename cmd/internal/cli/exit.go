@@ -40,6 +40,7 @@ const (
 	exitEngine      = 8   // the build engine or its daemon failed
 	exitKept        = 9   // stages were made, but only kept in the local cache: they are not published
 	exitPartly      = 10  // a sync copied what it could, and left something out
+	exitUnread      = 11  // a cleanup could not read what may be in use, and removed nothing
 	exitInterrupted = 130 // ended by SIGINT or SIGTERM
 )
 
@@ -186,7 +187,7 @@ type hinter interface{ Hint() string }
 func classify(err error) (code int, hint string) {
 	code, hint = exitFailure, ""
 	for _, c := range []func(error) (int, string){
-		classifyUsage, classifyProject, classifyBuild, classifyImage, classifySwitch, classifyLedger, classifySync, classifyStorage, classifyExport, classifyDockerfile, classifyOperation, classifyEngine,
+		classifyCleanup, classifyUsage, classifyProject, classifyBuild, classifyImage, classifySwitch, classifyLedger, classifySync, classifyStorage, classifyExport, classifyDockerfile, classifyOperation, classifyEngine,
 	} {
 		if n, h := c(err); n != 0 {
 			code, hint = n, h

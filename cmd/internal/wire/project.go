@@ -53,6 +53,11 @@ func (s Settings) Open(ctx context.Context, h Host) (*Project, error) {
 
 // OpenAt reads the project at a commit; with Dev, HEAD means the work tree.
 func (s Settings) OpenAt(ctx context.Context, h Host, rev string) (*Project, error) {
+	return s.openAt(ctx, h, rev, lookupEnv(h))
+}
+
+// openAt is OpenAt with the variables that templates may read.
+func (s Settings) openAt(ctx context.Context, h Host, rev string, env func(string) (string, bool)) (*Project, error) {
 	repo, err := source.Open(ctx, s.Dir)
 	if err != nil {
 		return nil, err
@@ -67,7 +72,7 @@ func (s Settings) OpenAt(ctx context.Context, h Host, rev string) (*Project, err
 		return nil, err
 	}
 	p.Remotes = newRemotes(s, h, p.Tree)
-	if err := p.configure(ctx, s, h); err != nil {
+	if err := p.configure(ctx, s, env); err != nil {
 		return nil, err
 	}
 	if err := p.readLock(ctx); err != nil {
@@ -79,7 +84,7 @@ func (s Settings) OpenAt(ctx context.Context, h Host, rev string) (*Project, err
 // configNames are the names of a configuration, the one that is preferred first.
 func configNames() []string { return []string{"cairn.yaml", "werf.yaml", "werf.yml"} }
 
-func (p *Project) configure(ctx context.Context, s Settings, h Host) error {
+func (p *Project) configure(ctx context.Context, s Settings, env func(string) (string, bool)) error {
 	for _, name := range configNames() {
 		data, err := p.Tree.Read(ctx, name)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -89,7 +94,7 @@ func (p *Project) configure(ctx context.Context, s Settings, h Host) error {
 			return err
 		}
 		p.File = name
-		p.Config, err = config.Load(ctx, config.Input{Path: name, Data: data, Files: p.Tree, Env: lookupEnv(h)})
+		p.Config, err = config.Load(ctx, config.Input{Path: name, Data: data, Files: p.Tree, Env: env})
 		return err
 	}
 	return &NoConfigError{Dir: s.Dir, Tree: p.Tree.ID(), OnDisk: onDisk(s.Dir)}
