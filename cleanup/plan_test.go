@@ -353,3 +353,41 @@ func (s *shelf) checkClosed(t *testing.T, d Decision) {
 		}
 	}
 }
+
+// A project of the size that a plan is to be made of within seconds.
+func BenchmarkPlanOf20000Stages(b *testing.B) {
+	s := newShelf()
+	var in Input
+	for i := range 2000 {
+		var layers []string
+		for j := range 9 {
+			layers = append(layers, fmt.Sprintf("l%d-%d", i/(1+j*j), j))
+			s.inv.Names = append(s.inv.Names, s.lone(fmt.Sprintf("s%d-%d", i, j), strings.Join(layers, " ")))
+		}
+		last := fmt.Sprintf("s%d-8", i)
+		m := &inventory.Manifest{Digest: digest.FromString("index " + last), Size: 1, Index: true,
+			Members: []inventory.Member{{Digest: digest.FromString("manifest " + last), Image: "web", Stage: stageOf(last)}}}
+		s.inv.Manifests[m.Digest] = m
+		s.inv.Names = append(s.inv.Names, inventory.Name{Tag: storage.BuildTag(stageOf("b" + last)), Kind: inventory.KindBuild, Manifest: m, Seen: now().Add(-time.Hour)})
+		if i%40 == 0 {
+			in.Commits = append(in.Commits, Commit{ID: last, Why: "tip", Images: []Image{{Name: "web", Stages: []stages.Digest{stageOf(last)}}}})
+		}
+	}
+	slices.SortFunc(s.inv.Names, func(a, b inventory.Name) int { return strings.Compare(a.Tag, b.Tag) })
+	in.Inventory, in.Now = s.inv, now()
+	for b.Loop() {
+		if _, err := Plan(in); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
+
+// lone returns the name of a stage, not sorted in.
+func (s *shelf) lone(word, layers string) inventory.Name {
+	m := &inventory.Manifest{Digest: digest.FromString("manifest " + word), Size: 1, Config: blob("config "+word, 2)}
+	for l := range strings.FieldsSeq(layers) {
+		m.Layers = append(m.Layers, blob(l, 10))
+	}
+	s.inv.Manifests[m.Digest] = m
+	return inventory.Name{Tag: storage.StageTag(stageOf(word)), Kind: inventory.KindStage, Manifest: m, Seen: now().Add(-time.Hour)}
+}

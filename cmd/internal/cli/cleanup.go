@@ -77,7 +77,7 @@ func (a *app) clean(ctx context.Context, o cleanupOptions) error {
 	}
 	a.warnCleanup(c)
 	report := reportCleanup(p.Config.Name, c, o.dryRun)
-	if err == nil && !o.dryRun && len(c.Remove) > 0 {
+	if err == nil && !o.dryRun && len(c.Unread) == 0 && len(c.Verdicts) > 0 {
 		var out sweep.Outcome
 		var failed []string
 		out, failed, err = a.sweepAway(ctx, c, o.grace, steps)

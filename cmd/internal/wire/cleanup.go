@@ -194,10 +194,13 @@ func (c *Cleanup) findUses(ctx context.Context, p *Project, o CleanupOptions, in
 	}
 	quietKlog(c.host.Log)
 	c.Unread = unread
-	known := digestsOf(in.Inventory)
+	known, names := digestsOf(in.Inventory), o.AlsoKnownAs
+	if c.Storage != Local { // which no cluster can pull from
+		names = append([]string{c.Storage}, names...)
+	}
 	for _, cluster := range clusters {
 		used, failed, err := kube.Read(ctx, cluster, kube.Query{
-			Known: func(d stages.Digest) bool { return known[d] }, Names: append([]string{c.Storage}, o.AlsoKnownAs...),
+			Known: func(d stages.Digest) bool { return known[d] }, Names: names,
 			UserAgent: "cairn/" + c.host.Version,
 			Progress:  func(done, total int) { o.Progress("looking into cluster "+cluster.Name, done, total) },
 		})
@@ -256,7 +259,8 @@ type CleanupRun struct {
 	Done    func(sweep.Result)
 }
 
-// Apply removes what the plan says goes, beside running builds.
+// Apply removes what the plan says goes, beside running builds, and ends what an
+// earlier run that was killed has begun.
 func (c *Cleanup) Apply(ctx context.Context, o CleanupRun) (out sweep.Outcome, err error) {
 	plan := sweep.Plan{Known: sweep.Known(c.known)}
 	for _, r := range c.Remove {
