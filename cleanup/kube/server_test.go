@@ -70,6 +70,10 @@ func TestRealServer(t *testing.T) {
 	}
 	manifest, all := objects(t)
 	apply(t, c, space, manifest)
+	all = append(all, "ephemeral container")
+	if out, err := c.Kubectl(t.Context(), "debug", "p", "-n", space, "-c", "e", "--image=mirror.test/y@"+used("ephemeral container").String()).CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
 	q := Query{Names: []string{"registry.test/shop"}, PageSize: 1, Known: func(d stages.Digest) bool {
 		for _, what := range append(all, "nobody") {
 			if d == used(what) {
