@@ -14,8 +14,8 @@ import (
 	"github.com/cairnbuild/cairn/synchronization"
 )
 
-// defaultGrace is for how long a build may use what the index of a build told it.
-const defaultGrace = 24 * time.Hour
+// cleanupGrace is for how long a build may use what the index of a build told it.
+const cleanupGrace = 24 * time.Hour
 
 type cleanupOptions struct {
 	wire.CleanupOptions
@@ -58,7 +58,7 @@ builds that may be of it. docs/cleanup.md says more.`,
 	f.StringVar(&o.KeepList, "keep-list", "", "`FILE` of images to keep, one on each line: REPOSITORY@sha256:…, REPOSITORY:TAG, a digest or a tag")
 	f.BoolVar(&o.WithoutFetch, "without-fetch", false, "take branches and tags as this clone knows them, without asking the remote")
 	f.BoolVar(&o.AllowEmptyKeep, "allow-empty-keep", false, "go on where nothing that is kept is in the storage, and remove everything")
-	f.DurationVar(&o.grace, "grace", defaultGrace, "`DURATION` for which a stage stays after the last name of it has gone")
+	f.DurationVar(&o.grace, "grace", cleanupGrace, "`DURATION` for which a stage stays after the last name of it has gone")
 	return cmd
 }
 
