@@ -44,21 +44,21 @@ builds that may be of it. docs/cleanup.md says more.`,
 		Args: usageArgs(cobra.NoArgs),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if o.grace < 0 {
-				return usagef(cmd, "--grace %s: want a duration that is not negative", o.grace)
+				return usagef(cmd, "--removal-grace %s: want a duration that is not negative", o.grace)
 			}
 			o.Contexts, o.AlsoKnownAs = o.contexts, o.alsoKnownAs
 			return a.clean(cmd.Context(), o)
 		},
 	}
 	f := cmd.Flags()
-	f.BoolVar(&o.dryRun, "dry-run", false, "say what would go, and remove nothing")
+	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done, and do nothing")
 	f.Var(&o.contexts, "kube-context", "`CONTEXT` of the kubeconfig whose cluster is asked what it uses; may be given several times (default all)")
 	f.BoolVar(&o.WithoutKube, "without-kube", false, "ask no cluster what it uses: what is deployed may go")
 	f.Var(&o.alsoKnownAs, "also-known-as", "`REPOSITORY` by which clusters name the storage, a mirror for instance; may be given several times")
 	f.StringVar(&o.KeepList, "keep-list", "", "`FILE` of images to keep, one on each line: REPOSITORY@sha256:…, REPOSITORY:TAG, a digest or a tag")
 	f.BoolVar(&o.WithoutFetch, "without-fetch", false, "take branches and tags as this clone knows them, without asking the remote")
 	f.BoolVar(&o.AllowEmptyKeep, "allow-empty-keep", false, "go on where nothing that is kept is in the storage, and remove everything")
-	f.DurationVar(&o.grace, "grace", cleanupGrace, "`DURATION` for which a stage stays after the last name of it has gone")
+	f.DurationVar(&o.grace, "removal-grace", cleanupGrace, "`DURATION` for which a stage stays after the last name of it has gone")
 	return cmd
 }
 
