@@ -112,13 +112,13 @@ type page struct {
 	Items []json.RawMessage `json:"items"`
 }
 
-// helmSecrets are the only Secrets that are read.
-const helmSecrets = "type=helm.sh/release.v1"
+// helmReleases selects the only Secrets that are read.
+const helmReleases = "type=helm.sh/release.v1"
 
 func (r *reader) list(ctx context.Context, res resource) error {
 	query := url.Values{"limit": {strconv.Itoa(r.query.PageSize)}}
 	if res.name == "secrets" {
-		query.Set("fieldSelector", helmSecrets)
+		query.Set("fieldSelector", helmReleases)
 	}
 	again := restarts
 	for {

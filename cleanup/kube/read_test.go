@@ -133,7 +133,7 @@ func TestOnlySecretsOfHelmAreAskedFor(t *testing.T) {
 			fmt.Fprint(w, `{}`)
 		},
 	})
-	if _, failed, err := Read(t.Context(), c, newQuery()); err != nil || len(failed) > 0 || *asked.Load() != helmSecrets {
+	if _, failed, err := Read(t.Context(), c, newQuery()); err != nil || len(failed) > 0 || *asked.Load() != helmReleases {
 		t.Errorf("asked for %q (%v)", *asked.Load(), err)
 	}
 }

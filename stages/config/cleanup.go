@@ -283,7 +283,7 @@ func limitObject(title, doc, things, lastOtherwise string) value[limitDoc] {
 			}
 			at := present["operator"]
 			switch {
-			case at != nil && !(into.hasLast && into.hasIn):
+			case at != nil && (!into.hasLast || !into.hasIn):
 				r.failf(at, "remove it, or give both", `"operator" joins "last" and "in", and one of them is missing`)
 			case at != nil && into.Operator == OperatorOr && into.Last == Unlimited:
 				r.failf(at, "write And, or a number for last", `"last: -1" does not limit, so with "Or" the key "in" has no effect`)

@@ -173,7 +173,7 @@ func (c *Cleanup) findCommits(ctx context.Context, p *Project, st *Storages, o C
 	if err != nil {
 		return err
 	}
-	in.Commits, in.Open = found.Commits, append(open, found.Open...)
+	in.Commits, in.Open = found.Commits, slices.Concat(open, found.Open)
 	c.Commits, c.References = found.Commits, found.References
 	return nil
 }
