@@ -63,7 +63,8 @@ func newYard(t *testing.T) *yard {
 // open is what another process has of it.
 func (y *yard) open() (storage.Storage, *near.Near) {
 	n := near.New(y.o)
-	return n.Over(observed.New(y.far, y.asked)), n
+	over := n.Over(observed.New(y.far, y.asked))
+	return over, n
 }
 
 func (y *yard) blobsAsked() int { return int(y.asked.By()[observed.FetchBlob].Requests) }

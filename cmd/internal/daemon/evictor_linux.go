@@ -81,7 +81,7 @@ func (v *evictor) run(ctx context.Context) error {
 	}
 	for wait := v.interval / 10; ; wait = v.interval {
 		// Daemons of several users or hosts on one volume do not look in step.
-		t := time.NewTimer(wait/2 + rand.N(wait/2+1))
+		t := time.NewTimer(wait/2 + rand.N(wait/2+1)) //nolint:gosec // nobody gains by guessing it
 		select {
 		case <-t.C:
 		case <-ctx.Done():
