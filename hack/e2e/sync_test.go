@@ -71,6 +71,30 @@ func TestAKilledSyncGoesOnAndSendsNothingTwice(t *testing.T) {
 	}
 }
 
+func TestAReadOnlyLayoutIsASource(t *testing.T) {
+	t.Parallel()
+	r := newRegistry(t)
+	dir := filepath.Join(t.TempDir(), "layout")
+	carriedStages(t, dir)
+	mount := func(args ...string) {
+		t.Helper()
+		if out, err := exec.CommandContext(t.Context(), args[0], args[1:]...).CombinedOutput(); err != nil {
+			t.Fatalf("%v: %v: %s", args, err, out)
+		}
+	}
+	mount("mount", "--bind", dir, dir)
+	t.Cleanup(func() {
+		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+			t.Errorf("umount: %v: %s", err, out)
+		}
+	})
+	mount("mount", "-o", "remount,bind,ro", dir)
+	if out, err := syncCommand(t, dir, r.Address()+"/carried").CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	wholeCopy(t, r.Address()+"/carried", carried)
+}
+
 // syncCommand runs a sync on a machine without any state.
 func syncCommand(t *testing.T, dir, target string) *exec.Cmd {
 	t.Helper()

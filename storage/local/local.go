@@ -56,7 +56,7 @@ var _ storage.Storage = (*Storage)(nil)
 //
 // A directory that holds something else gives [storage.ErrInvalid], a layout of an
 // unknown version [storage.ErrUnsupported], one that may not be written
-// [storage.ErrDenied].
+// [storage.ErrDenied] unless it has all that this package needs and is only read.
 func Open(ctx context.Context, dir string) (*Storage, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
@@ -81,6 +81,9 @@ func (s *Storage) open(ctx context.Context) error {
 		if err := s.create(ctx); err != nil {
 			return err
 		}
+	}
+	if !s.Writable() {
+		return nil
 	}
 	return s.removeLeftovers(ctx)
 }
@@ -179,6 +182,10 @@ func (s *Storage) replaceFile(name string, b []byte) error {
 
 // Address implements [storage.Storage].
 func (s *Storage) Address() string { return Address }
+
+// Writable reports whether this process may write in the layout, as it was a
+// moment ago. One that may not be written can be read but not held.
+func (s *Storage) Writable() bool { return writable(s.dir) }
 
 // Dir returns the absolute path of the layout.
 func (s *Storage) Dir() string { return s.dir }

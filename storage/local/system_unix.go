@@ -44,6 +44,9 @@ func touch(path string) error {
 	return nil
 }
 
+// writable reports whether this process may change what is in dir.
+func writable(dir string) bool { return unix.Access(dir, unix.W_OK) == nil }
+
 // syncDir makes renames and removals in dir survive a crash. File systems that
 // cannot do that say so with EINVAL or ENOTSUP, and have nothing to wait for.
 func syncDir(dir string) error {

@@ -143,7 +143,7 @@ func syncText(n transfer.Amounts, took time.Duration) string {
 	return fmt.Sprintf("%d of %s, %s", n.Done, plural(int(n.Units), "manifest"), flow(n.Settled, n.Bytes, took))
 }
 
-// syncReport is a sync as JSON.
+// syncReport is a sync as JSON, see docs/stages-sync.schema.json.
 type syncReport struct {
 	Project string `json:"project"`
 	From    string `json:"from"`

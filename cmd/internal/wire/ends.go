@@ -88,7 +88,8 @@ func (st *Storages) end(ctx context.Context, project, address string, create boo
 	return e, err
 }
 
-// openLayout opens a layout on this host, whose contents are held until Release.
+// openLayout opens a layout on this host, whose contents are held until Release
+// unless it is a read-only source.
 func (st *Storages) openLayout(ctx context.Context, e *end, dir string, create bool) error {
 	if _, err := os.Stat(filepath.Join(dir, "oci-layout")); errors.Is(err, fs.ErrNotExist) && !create {
 		return &storage.Error{Op: "open", Storage: e.address, Class: storage.ErrNotFound, Err: fmt.Errorf("there is no OCI image layout in %s", dir)}
@@ -98,6 +99,10 @@ func (st *Storages) openLayout(ctx context.Context, e *end, dir string, create b
 		return err
 	}
 	e.layout = l
+	if !create && !l.Writable() {
+		e.Storage = l // nothing can be noted there, and nobody here evicts from it
+		return nil
+	}
 	e.Storage = st.hold(l)
 	return nil
 }
