@@ -84,7 +84,7 @@ func TestAReadOnlyLayoutIsASource(t *testing.T) {
 	}
 	mount("mount", "--bind", dir, dir)
 	t.Cleanup(func() {
-		if out, err := exec.Command("umount", dir).CombinedOutput(); err != nil {
+		if out, err := exec.CommandContext(context.WithoutCancel(t.Context()), "umount", dir).CombinedOutput(); err != nil {
 			t.Errorf("umount: %v: %s", err, out)
 		}
 	})

@@ -25,10 +25,10 @@ type Namer interface {
 	Name(ctx context.Context, tag string, m storage.Manifest) error
 }
 
-// ErrBusy: a runner of the target is making the stage that is to be named.
+// ErrBusy says that a runner of the target is making the stage that is to be named.
 var ErrBusy = errors.New("it is being built at the target")
 
-// ErrRefused: this name cannot be given, others can.
+// ErrRefused says that this name cannot be given, and others can.
 var ErrRefused = errors.New("refused")
 
 // Options are the choices of [Copy].
