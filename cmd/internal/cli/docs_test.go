@@ -86,19 +86,16 @@ func TestEveryCommandIsExplained(t *testing.T) {
 
 // Two commands whose flags of one name mean different things would share a variable.
 func TestAVariableBelongsToOneFlag(t *testing.T) {
-	// Where export and stages sync write to: what only one of them can write, the
-	// other one refuses.
-	apart := map[string]bool{"to": true}
 	said := map[string]string{}
 	for _, c := range commands() {
 		c.LocalNonPersistentFlags().VisitAll(func(f *pflag.Flag) {
 			if !variables.Has(f) || strings.HasPrefix(c.CommandPath(), "cairn completion") {
 				return
 			}
-			if other, ok := said[f.Name]; ok && other != f.Usage && !apart[f.Name] {
-				t.Errorf("%s is %q and %q", variables.Name(f.Name), other, f.Usage)
+			if other, ok := said[variables.Name(f)]; ok && other != f.Usage {
+				t.Errorf("%s is %q and %q", variables.Name(f), other, f.Usage)
 			}
-			said[f.Name] = f.Usage
+			said[variables.Name(f)] = f.Usage
 		})
 	}
 }
@@ -159,7 +156,7 @@ func flagTable(flags *pflag.FlagSet) string {
 		if f.DefValue != "" && f.DefValue != "[]" { // an empty list
 			def = "`" + f.DefValue + "`"
 		}
-		fmt.Fprintf(&rows, "| `--%s%s` | `%s` | %s | %s |\n", f.Name, value, variables.Name(f.Name), def, strings.ReplaceAll(usage, "|", "\\|"))
+		fmt.Fprintf(&rows, "| `--%s%s` | `%s` | %s | %s |\n", f.Name, value, variables.Name(f), def, strings.ReplaceAll(usage, "|", "\\|"))
 	})
 	if rows.Len() == 0 {
 		return ""

@@ -17,7 +17,7 @@ func (a *app) wantsJSON() bool {
 	if a.output == formatJSON || a.script {
 		return !a.script
 	}
-	said := a.getenv(variables.Name("output"))
+	said := a.getenv(variables.Of("output"))
 	for i, arg := range a.Args {
 		if v, ok := strings.CutPrefix(arg, "--output="); ok {
 			said = v

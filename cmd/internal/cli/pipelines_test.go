@@ -159,8 +159,8 @@ func TestPipelinesUseVariablesThatExist(t *testing.T) {
 		known[name] = true
 	}
 	for _, c := range commands() {
-		c.Flags().VisitAll(func(f *pflag.Flag) { known[variables.Name(f.Name)] = true })
-		c.PersistentFlags().VisitAll(func(f *pflag.Flag) { known[variables.Name(f.Name)] = true })
+		c.Flags().VisitAll(func(f *pflag.Flag) { known[variables.Name(f)] = true })
+		c.PersistentFlags().VisitAll(func(f *pflag.Flag) { known[variables.Name(f)] = true })
 	}
 	for name, text := range pipelines(t) {
 		for _, v := range variable.FindAllString(text, -1) {
@@ -176,7 +176,7 @@ func TestNoFlagIsNamedLikeAFactOfARun(t *testing.T) {
 	facts := ci.FactNames()
 	for _, c := range commands() {
 		c.Flags().VisitAll(func(f *pflag.Flag) {
-			if slices.Contains(facts, variables.Name(f.Name)) || strings.HasPrefix(f.Name, "ci-") {
+			if slices.Contains(facts, variables.Name(f)) || strings.HasPrefix(f.Name, "ci-") {
 				t.Errorf("%s --%s", c.CommandPath(), f.Name)
 			}
 		})
@@ -188,8 +188,8 @@ func TestEverySettingOfARunIsAFlagsVariable(t *testing.T) {
 	known := map[string]bool{"DOCKER_CONFIG": true, "OTEL_RESOURCE_ATTRIBUTES": true}
 	for _, c := range commands() {
 		if c.Name() == "build" {
-			c.InheritedFlags().VisitAll(func(f *pflag.Flag) { known[variables.Name(f.Name)] = true })
-			c.LocalFlags().VisitAll(func(f *pflag.Flag) { known[variables.Name(f.Name)] = true })
+			c.InheritedFlags().VisitAll(func(f *pflag.Flag) { known[variables.Name(f)] = true })
+			c.LocalFlags().VisitAll(func(f *pflag.Flag) { known[variables.Name(f)] = true })
 		}
 	}
 	env := map[string]string{

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cairnbuild/cairn/cmd/internal/variables"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/storage/transfer"
@@ -47,6 +48,8 @@ named under entries of the target's ledger where runners publish there
 	f := cmd.Flags()
 	f.StringVar(&o.from, "from", "", "`ADDRESS` to copy from")
 	f.StringVar(&o.to, "to", "", "`ADDRESS` to copy to")
+	variables.Apart(f.Lookup("from"), "sync-from")
+	variables.Apart(f.Lookup("to"), "sync-to")
 	f.StringSliceVar(&o.images, "image", nil, "`NAME` of an image, to leave others out; may be given several times (~ is the nameless one)")
 	f.DurationVar(&o.since, "since", 0, "leave out what was not used for this `DURATION`; for sources that are layouts of this host")
 	f.BoolVar(&o.current, "only-current-build", false, "copy the stages and indexes of the current commit's build only")

@@ -8,6 +8,7 @@ import (
 
 	"github.com/spf13/cobra"
 
+	"github.com/cairnbuild/cairn/cmd/internal/variables"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 	"github.com/cairnbuild/cairn/switchover"
 	"github.com/cairnbuild/cairn/synchronization"
@@ -53,6 +54,7 @@ docs/switching.md.`,
 		},
 	}
 	cmd.Flags().StringVar(&o.to, "to", "", "the `REPOSITORY` to move to")
+	variables.Apart(cmd.Flags().Lookup("to"), "switch-to")
 	o.flags(cmd)
 	return cmd
 }

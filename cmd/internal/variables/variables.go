@@ -13,9 +13,29 @@ import (
 // prefix begins the variable of every flag.
 const prefix = "CAIRN_"
 
+// apart is the annotation of a flag whose variable has another name than the flag.
+const apart = "variable"
+
 // Name returns the variable of a flag.
-func Name(flag string) string {
+func Name(f *pflag.Flag) string {
+	if other := f.Annotations[apart]; len(other) == 1 {
+		return Of(other[0])
+	}
+	return Of(f.Name)
+}
+
+// Of returns the variable of the flag with a name.
+func Of(flag string) string {
 	return prefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// Apart gives a flag the variable of another name, where commands have flags of one
+// name that mean different things.
+func Apart(f *pflag.Flag, name string) {
+	if f.Annotations == nil {
+		f.Annotations = map[string][]string{}
+	}
+	f.Annotations[apart] = []string{name}
 }
 
 // Has reports whether a flag can be given as a variable: all but those that ask
@@ -27,12 +47,12 @@ func Has(f *pflag.Flag) bool { return f.Name != "help" && f.Name != "version" &&
 func Read(cmd *cobra.Command, getenv func(string) string) error {
 	var failed error
 	cmd.Flags().VisitAll(func(f *pflag.Flag) {
-		v := getenv(Name(f.Name))
+		v := getenv(Name(f))
 		if f.Changed || v == "" || !Has(f) || failed != nil {
 			return
 		}
 		if err := cmd.Flags().Set(f.Name, v); err != nil {
-			failed = fmt.Errorf("variable %s=%q: want %s", Name(f.Name), v, wanted(f))
+			failed = fmt.Errorf("variable %s=%q: want %s", Name(f), v, wanted(f))
 		}
 	})
 	return failed
