@@ -102,13 +102,15 @@ const maxAddress = 1024
 // package writes; anything else is [ErrBadEntry].
 func DecodeMove(text string) (Move, error) {
 	var m Move
-	return m, decodeNote(text, &m, func() error { return m.valid() })
+	err := decodeNote(text, &m, func() error { return m.valid() })
+	return m, err
 }
 
 // DecodeArrival is [DecodeMove] for an arrival.
 func DecodeArrival(text string) (Arrival, error) {
 	var a Arrival
-	return a, decodeNote(text, &a, func() error { return errors.Join(a.From.valid(), plain("by", a.By)) })
+	err := decodeNote(text, &a, func() error { return errors.Join(a.From.valid(), plain("by", a.By)) })
+	return a, err
 }
 
 // decodeNote reads text into note, a pointer, which valid looks at.

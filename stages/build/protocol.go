@@ -40,18 +40,10 @@ var errRestless = errors.New("the stage and what it stands on change again and a
 //  6. Read the entry, put the tag at once, read the tag.
 //  7. publishing{M} → published{M}.
 func (r *run) bring(ctx context.Context, n *node) error {
-	r.phase(n, PhaseLooking, "")
-	if !r.isMissed(n) {
-		there, err := r.sees(ctx, n)
-		if err != nil {
-			return err
-		}
-		if there {
-			r.published(n, n.sight.manifest, ResultCached)
-			return nil
-		}
-	}
 	defer r.ended(ctx, n)
+	if found, err := r.findFirst(ctx, n); err != nil || found {
+		return err
+	}
 	for range maxRounds {
 		err := r.attempt(ctx, n)
 		var blocked *blockedError
@@ -82,6 +74,19 @@ func (r *run) bring(ctx context.Context, n *node) error {
 		}
 	}
 	return errRestless
+}
+
+// findFirst ends n where it was there before the run.
+func (r *run) findFirst(ctx context.Context, n *node) (bool, error) {
+	r.phase(n, PhaseLooking, "")
+	if r.isMissed(n) {
+		return false, nil
+	}
+	there, err := r.sees(ctx, n)
+	if err == nil && there {
+		r.published(n, n.sight.manifest, ResultCached)
+	}
+	return there, err
 }
 
 // ended is the last of n: what the ledger says of it must not be left to a session that

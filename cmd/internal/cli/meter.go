@@ -57,14 +57,6 @@ func (m *meter) show(text func() string) {
 	writeString(m.a.Err, "\r\x1b[2K"+cut(text(), columns-1))
 }
 
-// note writes a line that stays.
-func (m *meter) note(text string) {
-	m.mu.Lock()
-	defer m.mu.Unlock()
-	m.clear()
-	writeString(m.a.Err, text+"\n")
-}
-
 // close takes the line away.
 func (m *meter) close() {
 	m.mu.Lock()
