@@ -100,24 +100,17 @@ const maxAddress = 1024
 
 // DecodeMove reads a move as a record holds it. It accepts exactly what this
 // package writes; anything else is [ErrBadEntry].
-func DecodeMove(text string) (Move, error) {
-	var m Move
-	err := decodeNote(text, &m, func() error { return m.valid() })
-	return m, err
-}
+func DecodeMove(text string) (Move, error) { return decodeNote(text, Move.valid) }
 
 // DecodeArrival is [DecodeMove] for an arrival.
-func DecodeArrival(text string) (Arrival, error) {
-	var a Arrival
-	err := decodeNote(text, &a, func() error { return errors.Join(a.From.valid(), plain("by", a.By)) })
-	return a, err
-}
+func DecodeArrival(text string) (Arrival, error) { return decodeNote(text, Arrival.valid) }
 
-// decodeNote reads text into note, a pointer, which valid looks at.
-func decodeNote(text string, note any, valid func() error) error {
-	err := json.Unmarshal([]byte(text), note)
+// decodeNote reads a value that is valid and in the form in which it is written.
+func decodeNote[T any](text string, valid func(T) error) (T, error) {
+	var note T
+	err := json.Unmarshal([]byte(text), &note)
 	if err == nil {
-		err = valid()
+		err = valid(note)
 	}
 	if err == nil {
 		var canonical []byte
@@ -126,10 +119,12 @@ func decodeNote(text string, note any, valid func() error) error {
 		}
 	}
 	if err != nil {
-		return fmt.Errorf("%w: %w", ErrBadEntry, err)
+		return note, fmt.Errorf("%w: %w", ErrBadEntry, err)
 	}
-	return nil
+	return note, nil
 }
+
+func (a Arrival) valid() error { return errors.Join(a.From.valid(), plain("by", a.By)) }
 
 func (m Move) valid() error {
 	switch {
