@@ -205,10 +205,10 @@ func reasonOf(err error) Reason {
 	return ""
 }
 
-// skip notes a unit that does not come, unless it has no name.
+// skip notes a unit that does not come, unless it is a part of what has a name.
 func (c *copier) skip(u *Unit, r Reason, err error) {
-	if u.Tag != "" {
-		c.result.Skips = append(c.result.Skips, Skip{Tag: u.Tag, Kind: u.Kind, Reason: r, Err: err})
+	if u.Tag != "" || u.Subject != "" {
+		c.result.Skips = append(c.result.Skips, Skip{Tag: u.label(), Kind: u.Kind, Reason: r, Err: err, Subject: u.Subject})
 	}
 }
 

@@ -34,6 +34,12 @@ type Unit struct {
 	Blobs []ocispec.Descriptor
 	// After are the units that have to have arrived before.
 	After []*Unit
+	// First are units that come before it, so that a copy that is killed leaves no
+	// name without what is attached to it. It comes without those that fail, too.
+	First []*Unit
+	// Subject is what a unit without a name is attached to, directly or by way of
+	// others: a manifest with a name.
+	Subject digest.Digest
 	// Grows is set for the index of what is attached to a manifest, whose tag may
 	// be moved to a longer one.
 	Grows bool
@@ -56,13 +62,16 @@ const (
 	ReasonBusy Reason = "busy"
 )
 
-// Skip is a name that is not copied though it was to be.
+// Skip is a name, or an attached manifest, that is not copied though it was to be.
 type Skip struct {
+	// Tag is the name, or the digest of what is attached without one.
 	Tag    string
 	Kind   Kind
 	Reason Reason
 	// Err says more; never nil.
 	Err error
+	// Subject is what it is attached to, "" for what is no attached manifest.
+	Subject digest.Digest
 }
 
 // DifferentError says that the target has another manifest under a tag. What is
@@ -97,7 +106,7 @@ type Plan struct {
 func NewPlan(v *View, sel Selection) (*Plan, error) {
 	p := &planner{
 		view: v, plan: &Plan{Same: map[string]digest.Digest{}},
-		named: map[string]*Name{}, units: map[digest.Digest]*Unit{}, same: map[digest.Digest]bool{},
+		named: map[string]*Name{}, units: map[digest.Digest][]*Unit{}, same: map[digest.Digest]bool{},
 	}
 	for i := range v.Names {
 		p.named[v.Names[i].Tag] = &v.Names[i]
@@ -122,7 +131,8 @@ type planner struct {
 	view  *View
 	plan  *Plan
 	named map[string]*Name
-	units map[digest.Digest]*Unit
+	// units are those of a manifest: one for each of its names, or one without.
+	units map[digest.Digest][]*Unit
 	// same are manifests that the target has under the name of the source.
 	same map[digest.Digest]bool
 }
@@ -161,7 +171,8 @@ func (p *planner) add(n *Name) {
 // put adds a unit. Two stages of equal outcome share a manifest; each has a unit.
 func (p *planner) put(u *Unit) {
 	p.plan.Units = append(p.plan.Units, u)
-	p.units[u.Manifest.Descriptor.Digest] = u
+	d := u.Manifest.Descriptor.Digest
+	p.units[d] = append(p.units[d], u)
 }
 
 func (p *planner) unit(m storage.Manifest) (*Unit, error) {
@@ -206,8 +217,8 @@ func (p *planner) member(d ocispec.Descriptor) (*Unit, error) {
 	if p.same[d.Digest] {
 		return nil, nil
 	}
-	if u := p.units[d.Digest]; u != nil {
-		return u, nil
+	if us := p.units[d.Digest]; us != nil {
+		return us[len(us)-1], nil
 	}
 	part, ok := p.view.Parts[d.Digest]
 	if !ok {
@@ -270,24 +281,24 @@ func (p *planner) attachAll() error {
 }
 
 // attach plans what is attached to a subject, by digest, and the index of it where
-// the target keeps no account.
+// the target keeps no account. Both come before the subject has its name.
 func (p *planner) attach(subject digest.Digest) error {
 	list := slices.Clone(p.view.Indexed[subject])
 	var after []*Unit
 	for _, d := range p.view.Attached[subject] {
-		u := p.units[d.Digest]
-		if u == nil {
-			var err error
-			if u, err = p.unit(p.view.Parts[d.Digest]); err != nil {
-				continue // it is corrupt, and nothing needs it
+		us := p.units[d.Digest]
+		if us == nil {
+			u, err := p.unit(p.view.Parts[d.Digest])
+			if err != nil {
+				p.skipAttached(subject, d.Digest.String(), err)
+				continue
 			}
-			u.Kind = KindAttached
-			if under := p.units[subject]; under != nil {
-				u.After = []*Unit{under}
-			}
+			u.Kind, u.Subject = KindAttached, p.root(subject)
+			p.before(subject, u)
 			p.put(u)
+			us = []*Unit{u}
 		}
-		after = append(after, u)
+		after = append(after, us[len(us)-1])
 		if !lists(list, d.Digest) {
 			list = append(list, d)
 		}
@@ -296,6 +307,32 @@ func (p *planner) attach(subject digest.Digest) error {
 		return nil
 	}
 	return p.listAttached(subject, list, after)
+}
+
+// before has a unit come before those of its subject. It is new, so that nothing
+// comes to wait for itself.
+func (p *planner) before(subject digest.Digest, u *Unit) {
+	for _, s := range p.units[subject] {
+		s.First = append(s.First, u)
+	}
+}
+
+// root returns the manifest with a name that a subject is, or is attached to.
+func (p *planner) root(subject digest.Digest) digest.Digest {
+	for _, u := range p.units[subject] {
+		if u.Subject != "" {
+			return u.Subject
+		}
+	}
+	return subject
+}
+
+// skipAttached notes something attached that does not come; what has no name is
+// told by its digest.
+func (p *planner) skipAttached(subject digest.Digest, what string, err error) {
+	p.plan.Skips = append(p.plan.Skips, Skip{
+		Tag: what, Kind: KindAttached, Reason: ReasonCorrupt, Err: err, Subject: p.root(subject),
+	})
 }
 
 // listAttached plans the index by which the target knows what is attached to a
@@ -309,14 +346,30 @@ func (p *planner) listAttached(subject digest.Digest, list []ocispec.Descriptor,
 		return err
 	}
 	p.plan.Units = append(p.plan.Units, &Unit{
-		Tag: storage.ReferrersTag(subject), Kind: KindAttached, Manifest: m, After: after, Grows: true,
+		Tag: storage.ReferrersTag(subject), Kind: KindAttached, Manifest: m, After: after, Grows: true, Subject: p.root(subject),
 	})
 	return nil
 }
 
-// sort puts indexes of builds last and skips in order.
+// sort puts indexes of builds last, each unit behind what it follows, and skips in order.
 func (p *planner) sort() {
-	slices.SortStableFunc(p.plan.Units, func(a, b *Unit) int { return cmp.Compare(a.turn(), b.turn()) })
+	byTurn := slices.Clone(p.plan.Units)
+	slices.SortStableFunc(byTurn, func(a, b *Unit) int { return cmp.Compare(a.turn(), b.turn()) })
+	seen := map[*Unit]bool{}
+	p.plan.Units = p.plan.Units[:0]
+	var put func(units []*Unit)
+	put = func(units []*Unit) {
+		for _, u := range units {
+			if seen[u] {
+				continue
+			}
+			seen[u] = true
+			put(u.First)
+			put(u.After)
+			p.plan.Units = append(p.plan.Units, u)
+		}
+	}
+	put(byTurn)
 	slices.SortFunc(p.plan.Skips, func(a, b Skip) int { return cmp.Compare(a.Tag, b.Tag) })
 }
 

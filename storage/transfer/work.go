@@ -2,6 +2,7 @@ package transfer
 
 import (
 	"context"
+	"slices"
 	"sync"
 
 	"github.com/opencontainers/go-digest"
@@ -32,8 +33,10 @@ type task struct {
 	// missing counts the blobs and units that have to come before.
 	missing int
 	next    []*task
-	done    bool
-	failed  error
+	// later wait for its end, whether it comes or fails.
+	later  []*task
+	done   bool
+	failed error
 }
 
 // parcel is a blob to be brought.
@@ -71,11 +74,20 @@ func (w *work) add(units []*Unit, done map[*Unit]*task) {
 		for _, before := range u.After {
 			b := done[before]
 			switch {
+			case b == nil:
+				lost = append(lost, t)
+				t.failed = needsError(before.label(), errNeeds)
 			case b.failed != nil:
 				lost = append(lost, t)
 				t.failed = needsError(before.label(), b.failed)
 			case !b.done:
 				b.next = append(b.next, t)
+				t.missing++
+			}
+		}
+		for _, first := range u.First {
+			if b := done[first]; b != nil && !b.done && b.failed == nil {
+				b.later = append(b.later, t)
 				t.missing++
 			}
 		}
@@ -205,7 +217,7 @@ func (w *work) stored(t *task) {
 	if t.unit.Tag != "" && !t.unit.Grows {
 		w.c.result.Named[t.unit.Tag] = t.unit.Manifest.Descriptor.Digest
 	}
-	for _, n := range t.next {
+	for _, n := range slices.Concat(t.next, t.later) {
 		w.arrived(n)
 	}
 }
@@ -226,6 +238,9 @@ func (w *work) fail(t *task, r Reason, err error) {
 	w.c.skip(t.unit, r, err)
 	for _, n := range t.next {
 		w.fail(n, ReasonNeeds, needsError(t.unit.label(), err))
+	}
+	for _, n := range t.later {
+		w.arrived(n)
 	}
 }
 

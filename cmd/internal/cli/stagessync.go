@@ -235,7 +235,7 @@ func (a *app) reportSync(st *wire.Storages, o syncOptions, done *wire.Sync) sync
 		r.Blobs.Copied, r.Blobs.Mounted, r.Blobs.Present = b[storage.Copied], b[storage.Mounted], b[storage.Present]
 	}
 	for _, s := range skips {
-		r.Skipped = append(r.Skipped, syncSkip{s.Tag, string(s.Kind), string(s.Reason), printable(s.Err.Error())})
+		r.Skipped = append(r.Skipped, syncSkip{printable(s.Tag), string(s.Kind), string(s.Reason), printable(s.Err.Error())})
 	}
 	return r
 }
