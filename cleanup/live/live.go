@@ -135,6 +135,8 @@ func (f *finder) keep(ref policy.Reference, k policy.Kept) {
 		why = ref.String()
 	case k.Tip:
 		why = "tip of " + ref.String()
+	case k.Number == 0:
+		why = "a commit of " + ref.String()
 	}
 	at, known := f.kept[k.ID]
 	if !known {

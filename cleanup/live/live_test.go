@@ -80,8 +80,10 @@ func TestCommitsOfReferencesAreFound(t *testing.T) {
 		"a commit of two references": {append(branches("main"), policy.Reference{Kind: config.RefTag, Name: "v1", Commit: "main0"}), map[string]string{"main0": "main0"}, "main0", "main0: tip of branch main, tag v1"},
 		"a history that is cut":      {branches("main"), map[string]string{"main0": "main0 a …"}, "a", "main0: tip of branch main; a: build 1 of branch main; open the history of branch main is cut: the clone is shallow"},
 		"a history that is broken":   {branches("main"), nil, "", "main0: tip of branch main; open the history of branch main: an object is missing"},
-		"no reference":               {nil, nil, "a", ""},
-		"one that nobody keeps":      {branches("other"), nil, "a", ""},
+		"what cannot be planned takes no build's place": {branches("main"), map[string]string{"main0": "main0 bad1 bad2 a b c"}, "main0 a b c",
+			"main0: tip of branch main; bad1: a commit of branch main; bad2: a commit of branch main; a: build 2 of branch main"},
+		"no reference":          {nil, nil, "a", ""},
+		"one that nobody keeps": {branches("other"), nil, "a", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			f := &fake{histories: c.histories}

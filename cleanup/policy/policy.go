@@ -87,7 +87,8 @@ type Commit struct {
 type Found struct {
 	// Builds name the builds that planning the commit explains.
 	Builds []string
-	// Unknown is set where the commit cannot be planned: it may have been built.
+	// Unknown is set where not all of the commit can be planned: it may have been
+	// built all the same.
 	Unknown bool
 }
 
@@ -96,7 +97,8 @@ type Kept struct {
 	Commit
 	// Tip is set for the commit that the reference names.
 	Tip bool
-	// Number counts the kept builds, the newest is 1; 0 for a tip of which there is no build.
+	// Number counts the kept builds, the newest is 1; 0 for a commit of which no build
+	// is known.
 	Number int
 }
 
@@ -120,9 +122,11 @@ type Decision struct {
 
 // Keep decides which commits of a selected reference are kept: the tip always, and
 // the latest builds as far as the policy's Images says. A commit counts when it
-// has a build that no newer one has; one that cannot be planned counts, too. look
-// is asked for one commit after the other, the newest first, until the policy has
-// all that it keeps.
+// has a build that no newer one has. One that cannot be planned is kept when the
+// policy has not enough before it, and does not count: it may never have been built,
+// or equal a newer one, and would then take the place of a build that is known.
+// look is asked for one commit after the other, the newest first, until the policy
+// has all that it keeps.
 func Keep(ctx context.Context, s Selected, h History, now time.Time, look func(ctx context.Context, id string) (Found, error)) (Decision, error) {
 	w := walk{limit: s.Policy.Images, tip: s.Commit, now: now, builds: make(map[string]bool)}
 	if s.Kind == config.RefTag {
@@ -166,7 +170,7 @@ type walk struct {
 }
 
 func (w *walk) add(c Commit, found Found) {
-	counts := found.Unknown
+	counts := false
 	for _, b := range found.Builds {
 		counts = counts || !w.builds[b]
 		w.builds[b] = true
@@ -176,7 +180,7 @@ func (w *walk) add(c Commit, found Found) {
 		w.counted++
 		k.Number = w.counted
 	}
-	if counts || k.Tip {
+	if counts || k.Tip || found.Unknown {
 		w.decision.Kept = append(w.decision.Kept, k)
 	}
 }

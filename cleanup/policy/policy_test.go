@@ -70,7 +70,7 @@ func TestTheLastPolicyThatFitsCounts(t *testing.T) {
 }
 
 // past is a history in words: "c1@5=b1,b2" was committed five hours ago and
-// explains two builds, "c2@6=?" cannot be planned.
+// explains two builds, "c2@6=?" cannot be planned, "c3@7=b1,?" only in part.
 func past(t *testing.T, words string) (History, func(context.Context, string) (Found, error)) {
 	t.Helper()
 	var h History
@@ -84,9 +84,15 @@ func past(t *testing.T, words string) (History, func(context.Context, string) (F
 			t.Fatal(err)
 		}
 		h.Commits = append(h.Commits, Commit{id, ago(hours)})
-		f := Found{Unknown: builds == "?"}
-		if builds != "" && !f.Unknown {
-			f.Builds = strings.Split(builds, ",")
+		var f Found
+		for b := range strings.SplitSeq(builds, ",") {
+			switch b {
+			case "":
+			case "?":
+				f.Unknown = true
+			default:
+				f.Builds = append(f.Builds, b)
+			}
 		}
 		found[id] = f
 	}
@@ -118,7 +124,10 @@ func TestCommitsAreKept(t *testing.T) {
 		"those of a period":                    {config.Limit{Last: -1, In: 3 * time.Hour}, "t@1=b1 c@2=b2 d@3=b3", false, "t:1 c:2"},
 		"the tip whatever its age":             {config.Limit{Last: 5, In: time.Hour, Operator: "And"}, "t@9=b1 c@10=b2", false, "t:1"},
 		"either condition":                     {config.Limit{Last: 3, In: 2 * time.Hour, Operator: "Or"}, "t@0=b1 c@1=b2 d@3=b3 e@4=b4", false, "t:1 c:2 d:3"},
-		"one that cannot be planned":           {config.Limit{Last: 2}, "t@1=? c@2=? d@3=b3", false, "t:1 c:2"},
+		"those that cannot be planned beside":  {config.Limit{Last: 2}, "t@1=? c@2=? d@3=b3 e@4=b4 f@5=? g@6=b5", false, "t:0 c:0 d:1 e:2"},
+		"a tip that cannot be planned":         {config.Limit{Last: 1}, "t@1=? c@2=b2 d@3=b3", false, "t:0 c:1"},
+		"one in part, with a build":            {config.Limit{Last: 2}, "t@1=b1,? c@2=b1,? d@3=b3 e@4=b4", false, "t:1 c:0 d:2"},
+		"none that is too old":                 {config.Limit{Last: 2, In: 3 * time.Hour, Operator: "And"}, "t@1=b1 c@2=? d@4=?", false, "t:1 c:0"},
 		"a history that is cut":                {config.Limit{Last: 3}, "t@1=b1 c@2=b2", true, "t:1 c:2 open"},
 		"a cut history with enough":            {config.Limit{Last: 2}, "t@1=b1 c@2=b2", true, "t:1 c:2"},
 		"a cut history past the period":        {config.Limit{Last: -1, In: 2 * time.Hour}, "t@1=b1 c@3=b2", true, "t:1"},
@@ -230,9 +239,7 @@ func randomHistory(rnd *rand.Rand, tip string) (History, map[string]Found) {
 		}
 		f := Found{Unknown: rnd.IntN(8) == 0}
 		for range rnd.IntN(3) {
-			if !f.Unknown {
-				f.Builds = append(f.Builds, fmt.Sprintf("b%d", rnd.IntN(6)))
-			}
+			f.Builds = append(f.Builds, fmt.Sprintf("b%d", rnd.IntN(6)))
 		}
 		h.Commits, found[c.ID] = append(h.Commits, c), f
 	}
@@ -270,7 +277,10 @@ func slowSelect(policies []config.KeepPolicy, refs []Reference) []Selected {
 	return out
 }
 
-// slowKeep looks at everything there is.
+// slowKeep says what the documentation does: "The commit that a kept reference names
+// is kept always. Of older commits those count of which there is a build: one that
+// planning the commit explains. Equal builds count once." What cannot be planned is
+// kept as long as a build would be, and counts for nothing but what it explains.
 func slowKeep(s Selected, h History, found map[string]Found) Decision {
 	newerThan := func(a, b Commit) bool {
 		switch {
@@ -282,9 +292,6 @@ func slowKeep(s Selected, h History, found map[string]Found) Decision {
 		return a.At.After(b.At) || a.At.Equal(b.At) && a.ID < b.ID
 	}
 	counts := func(c Commit) bool {
-		if found[c.ID].Unknown {
-			return true
-		}
 		return slices.ContainsFunc(found[c.ID].Builds, func(b string) bool {
 			return !slices.ContainsFunc(h.Commits, func(o Commit) bool { return newerThan(o, c) && slices.Contains(found[o.ID].Builds, b) })
 		})
@@ -314,8 +321,8 @@ func slowKeep(s Selected, h History, found map[string]Found) Decision {
 		switch {
 		case allowed && counts(c):
 			d.Kept = append(d.Kept, Kept{c, c.ID == s.Commit, rank + 1})
-		case c.ID == s.Commit:
-			d.Kept = append(d.Kept, Kept{c, true, 0})
+		case c.ID == s.Commit, allowed && found[c.ID].Unknown:
+			d.Kept = append(d.Kept, Kept{c, c.ID == s.Commit, 0})
 		}
 		if counts(c) {
 			total++
