@@ -61,7 +61,8 @@ type Plan struct {
 	Known func(tag string) bool
 }
 
-// Storage is what is removed from.
+// Storage is what is removed from. Where it is a [storage.DeletionProber], it is asked
+// before anything is marked.
 type Storage interface {
 	storage.Resolver
 	storage.Fetcher

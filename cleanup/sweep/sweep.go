@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/errgroup"
 
 	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/synchronization"
 )
 
@@ -53,6 +54,13 @@ func (s *sweeper) run(ctx context.Context) error {
 	_ = s.Ledger.Sweep(ctx, s.shows)
 	if err := s.finishOthers(ctx); err != nil {
 		return err
+	}
+	// What is marked below and cannot be deleted would hold up builds until somebody
+	// comes who may delete it.
+	if len(left(slices.Concat(s.graph.indexes, s.graph.stages))) > 0 {
+		if err := storage.ProbeDeletion(ctx, s.Storage); err != nil {
+			return err
+		}
 	}
 	ages, err := s.ages(ctx)
 	if err != nil {

@@ -344,6 +344,38 @@ func TestAStorageThatRefusesEndsTheRemoval(t *testing.T) {
 	})
 }
 
+// pushOnly is a storage that tells beforehand that it does not let anybody delete.
+type pushOnly struct{ refusing }
+
+func (s pushOnly) ProbeDeletion(ctx context.Context) error { return s.DeleteTag(ctx, "probe") }
+
+func TestWhoMayNotDeleteMarksNothing(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.shop()
+		out, err := w.trySweep(pushOnly{refusing{w.store}}, 0, "base", "install", "one", "two", "build one", "build both")
+		if !errors.Is(err, storage.ErrDenied) {
+			t.Errorf("the error is %v", err)
+		}
+		if out != (sweep.Outcome{}) {
+			t.Errorf("the outcome is %+v", out)
+		}
+		if left := w.entries(); len(left) > 0 {
+			t.Errorf("entries are left: %v", left)
+		}
+	})
+}
+
+// entries returns those of the ledger.
+func (w *world) entries() map[stages.Digest]synchronization.Entry {
+	w.t.Helper()
+	l, err := synchronization.Open(w.t.Context(), w.backend, "shop", synchronization.Options{Now: time.Now, Rand: rand.Reader})
+	w.must(err)
+	defer l.Close()
+	all, err := l.List(w.t.Context())
+	w.must(err)
+	return all
+}
+
 // content is a blob in memory.
 func content(text string) storage.Content {
 	return storage.ContentFunc(func() (io.ReadCloser, error) { return io.NopCloser(strings.NewReader(text)), nil })

@@ -33,6 +33,7 @@ const (
 	ListTags       Operation = "list tags"
 	DeleteTag      Operation = "delete tag"
 	DeleteManifest Operation = "delete manifest"
+	ProbeDeletion  Operation = "probe deletion"
 )
 
 // Call is one call of a method, before it is done.
@@ -111,8 +112,9 @@ type Storage struct {
 }
 
 var (
-	_ storage.Storage = (*Storage)(nil)
-	_ storage.Mounter = (*Storage)(nil)
+	_ storage.Storage        = (*Storage)(nil)
+	_ storage.Mounter        = (*Storage)(nil)
+	_ storage.DeletionProber = (*Storage)(nil)
 )
 
 // New returns inner, misbehaving by script; nil misbehaves in nothing.
@@ -327,6 +329,15 @@ func (s *Storage) DeleteManifest(ctx context.Context, d digest.Digest) error {
 	}
 	s.keep(ctx, append(s.tagsOf(ctx, d), d.String())...)
 	return f.done(s.inner.DeleteManifest(ctx, d))
+}
+
+// ProbeDeletion implements [storage.DeletionProber] as the storage below does.
+func (s *Storage) ProbeDeletion(ctx context.Context) error {
+	f, err := s.begin(ctx, ProbeDeletion, "")
+	if err != nil {
+		return err
+	}
+	return f.done(storage.ProbeDeletion(ctx, s.inner))
 }
 
 func (s *Storage) notFound(op Operation, subject string) error {

@@ -52,8 +52,9 @@ type Storage struct {
 }
 
 var (
-	_ storage.Storage = (*Storage)(nil)
-	_ storage.Mounter = (*Storage)(nil)
+	_ storage.Storage        = (*Storage)(nil)
+	_ storage.Mounter        = (*Storage)(nil)
+	_ storage.DeletionProber = (*Storage)(nil)
 )
 
 // New returns inner with a memory. Negative limits are an error.
@@ -207,6 +208,11 @@ func (s *Storage) DeleteTag(ctx context.Context, tag string) error {
 func (s *Storage) DeleteManifest(ctx context.Context, d digest.Digest) error {
 	gone := func(_ string, of digest.Digest) bool { return of == d }
 	return s.change(gone, func() error { return s.Storage.DeleteManifest(ctx, d) })
+}
+
+// ProbeDeletion implements [storage.DeletionProber] as the storage below does.
+func (s *Storage) ProbeDeletion(ctx context.Context) error {
+	return storage.ProbeDeletion(ctx, s.Storage)
 }
 
 // MountBlob implements [storage.Mounter] as the storage below does.

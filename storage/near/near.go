@@ -97,9 +97,15 @@ type near struct {
 }
 
 var (
-	_ storage.Storage = (*near)(nil)
-	_ storage.Mounter = (*near)(nil)
+	_ storage.Storage        = (*near)(nil)
+	_ storage.Mounter        = (*near)(nil)
+	_ storage.DeletionProber = (*near)(nil)
 )
+
+// ProbeDeletion implements [storage.DeletionProber] as the storage below does.
+func (s *near) ProbeDeletion(ctx context.Context) error {
+	return storage.ProbeDeletion(ctx, s.Storage)
+}
 
 // MountBlob implements [storage.Mounter] as the storage does.
 func (s *near) MountBlob(ctx context.Context, d ocispec.Descriptor, from string) (bool, error) {

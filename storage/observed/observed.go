@@ -31,6 +31,7 @@ const (
 	ListTags       Operation = "list tags"
 	DeleteTag      Operation = "delete tag"
 	DeleteManifest Operation = "delete manifest"
+	ProbeDeletion  Operation = "probe deletion"
 )
 
 // Event is one finished operation.
@@ -58,8 +59,9 @@ type Storage struct {
 }
 
 var (
-	_ storage.Storage = (*Storage)(nil)
-	_ storage.Mounter = (*Storage)(nil)
+	_ storage.Storage        = (*Storage)(nil)
+	_ storage.Mounter        = (*Storage)(nil)
+	_ storage.DeletionProber = (*Storage)(nil)
 )
 
 // New returns inner, whose use is told to the recorder.
@@ -201,5 +203,16 @@ func (s *Storage) DeleteTag(ctx context.Context, tag string) error {
 func (s *Storage) DeleteManifest(ctx context.Context, d digest.Digest) error {
 	err := s.inner.DeleteManifest(ctx, d)
 	s.to.Record(Event{Operation: DeleteManifest, Subject: d.String(), Err: err})
+	return err
+}
+
+// ProbeDeletion implements [storage.DeletionProber] as the storage below does.
+func (s *Storage) ProbeDeletion(ctx context.Context) error {
+	p, ok := s.inner.(storage.DeletionProber)
+	if !ok {
+		return nil
+	}
+	err := p.ProbeDeletion(ctx)
+	s.to.Record(Event{Operation: ProbeDeletion, Err: err})
 	return err
 }

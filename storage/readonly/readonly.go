@@ -18,7 +18,10 @@ var errReadOnly = errors.New("this run uses the storage read-only")
 
 type readOnly struct{ storage.Storage }
 
-var _ storage.Mounter = readOnly{}
+var (
+	_ storage.Mounter        = readOnly{}
+	_ storage.DeletionProber = readOnly{}
+)
 
 // New returns inner without its writes: they give [storage.ErrDenied] and do not
 // reach it.
@@ -50,4 +53,8 @@ func (s readOnly) DeleteTag(_ context.Context, tag string) error {
 
 func (s readOnly) DeleteManifest(_ context.Context, d digest.Digest) error {
 	return s.denied("delete manifest", d.String())
+}
+
+func (s readOnly) ProbeDeletion(context.Context) error {
+	return s.denied("find out how to delete in", "")
 }

@@ -39,6 +39,9 @@ func TestWritesAreDeniedAndDoNotReachTheStorage(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	if err := storage.ProbeDeletion(t.Context(), s); !errors.Is(err, storage.ErrDenied) {
+		t.Errorf("whether it deletes: %v", err)
+	}
 	if n := totals.Sum().Requests; n != 0 {
 		t.Errorf("%d requests reached the storage", n)
 	}

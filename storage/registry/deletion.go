@@ -95,8 +95,8 @@ func (s *Storage) DeleteTag(ctx context.Context, tag string) error {
 	return s.bury(ctx, op, tag)
 }
 
-// ProbeDeletion finds out whether tags can be deleted, once, and fails as
-// [Storage.DeleteTag] would where they cannot.
+// ProbeDeletion implements [storage.DeletionProber]. That tags can be deleted is found
+// out once.
 func (s *Storage) ProbeDeletion(ctx context.Context) error {
 	_, err := s.howToDelete(ctx)
 	return err

@@ -31,8 +31,9 @@ type Storage struct {
 }
 
 var (
-	_ storage.Storage = (*Storage)(nil)
-	_ storage.Mounter = (*Storage)(nil)
+	_ storage.Storage        = (*Storage)(nil)
+	_ storage.Mounter        = (*Storage)(nil)
+	_ storage.DeletionProber = (*Storage)(nil)
 )
 
 // New returns primary with second behind it. opts are those of copies.
@@ -64,6 +65,11 @@ func (s *Storage) Find(ctx context.Context, ref string) (m storage.Manifest, fro
 // caller.
 func (s *Storage) Adopt(ctx context.Context, m storage.Manifest) error {
 	return storage.CopyImage(ctx, s.Storage, s.second, m, s.second.Address(), s.opts)
+}
+
+// ProbeDeletion implements [storage.DeletionProber] as the storage below does.
+func (s *Storage) ProbeDeletion(ctx context.Context) error {
+	return storage.ProbeDeletion(ctx, s.Storage)
 }
 
 // MountBlob implements [storage.Mounter] as the primary does.
