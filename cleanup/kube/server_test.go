@@ -6,6 +6,7 @@ import (
 	"net/http"
 	"net/http/httputil"
 	"net/url"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -74,8 +75,9 @@ func TestRealServer(t *testing.T) {
 	if out, err := c.Kubectl(t.Context(), "debug", "p", "-n", space, "-c", "e", "--image=mirror.test/y@"+used("ephemeral container").String()).CombinedOutput(); err != nil {
 		t.Fatalf("%v\n%s", err, out)
 	}
+	known := append(slices.Clone(all), "nobody")
 	q := Query{Names: []string{"registry.test/shop"}, PageSize: 1, Known: func(d stages.Digest) bool {
-		for _, what := range append(all, "nobody") {
+		for _, what := range known {
 			if d == used(what) {
 				return true
 			}
