@@ -80,24 +80,20 @@ func Owner(ctx context.Context, target Source, project string) (storage.Marker, 
 	return m, nil
 }
 
-// lookEvery is how old what is known of the target's names may be when one is put.
+// lookEvery is how old what is known of the target's marker may be when a name is put.
 const lookEvery = 2 * time.Second
 
-// lookShare is how much longer than it takes to look what was seen is relied on.
-const lookShare = 10
-
 // Direct names without a ledger: for storages in which nobody publishes but
-// copies do. Before a name is put it makes sure, by a listing and a look at the
-// marker that are two seconds old at most where the target is not slow, that there is none, and that no runner
-// has begun to publish there.
+// copies do. Just before a name is put it makes sure that there is none, and, by a
+// look at the marker that was begun two seconds before at most, that no runner has
+// begun to publish there.
 type Direct struct {
 	target  Target
 	project string
 	now     func() time.Time
 
-	mu    sync.Mutex
-	there map[string]bool
-	until time.Time // until when there may be relied on
+	mu     sync.Mutex
+	looked time.Time // when the last look at the marker began; zero before the first
 	// shared: names of stages are given by others, under a ledger.
 	shared bool
 }
@@ -111,49 +107,38 @@ func NewDirect(target Target, project string, shared bool, now func() time.Time)
 
 // Name implements [Namer].
 func (d *Direct) Name(ctx context.Context, tag string, m storage.Manifest) error {
-	there, err := d.look(ctx, tag)
-	if err != nil {
+	if err := d.look(ctx); err != nil {
 		return err
 	}
-	if there {
-		found, err := d.target.Resolve(ctx, tag)
-		switch {
-		case errors.Is(err, storage.ErrNotFound): // and gone again
-		case err != nil:
-			return err
-		case found.Digest == m.Descriptor.Digest:
-			return nil
-		default:
-			return &DifferentError{Tag: tag, Ours: m.Descriptor.Digest, Theirs: found.Digest}
-		}
+	found, err := d.target.Resolve(ctx, tag)
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return d.target.Publish(ctx, tag, m)
+	case err != nil:
+		return err
+	case found.Digest != m.Descriptor.Digest:
+		return &DifferentError{Tag: tag, Ours: m.Descriptor.Digest, Theirs: found.Digest}
 	}
-	return d.target.Publish(ctx, tag, m)
+	return nil
 }
 
-// look reports whether the target lists the tag, looking anew where that is old.
-func (d *Direct) look(ctx context.Context, tag string) (bool, error) {
+// look makes sure that the target is the project's and not in use by builds. Who
+// waited for the look of another relies on that one.
+func (d *Direct) look(ctx context.Context) error {
+	called := d.now()
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.there != nil && d.now().Before(d.until) {
-		return d.there[tag], nil
+	if !d.looked.IsZero() && called.Sub(d.looked) < lookEvery {
+		return nil
 	}
 	began := d.now()
 	owner, err := Owner(ctx, d.target, d.project)
 	if err != nil {
-		return false, err
+		return err
 	}
 	if owner.Ledger != "" && !d.shared {
-		return false, &InUseError{Storage: d.target.Address()}
+		return &InUseError{Storage: d.target.Address()}
 	}
-	tags, err := tagsOf(ctx, d.target)
-	if err != nil {
-		return false, err
-	}
-	d.there = make(map[string]bool, len(tags))
-	for _, t := range tags {
-		d.there[t] = true
-	}
-	// A listing that takes long is not made all the time.
-	d.until = began.Add(max(lookEvery, lookShare*d.now().Sub(began)))
-	return d.there[tag], nil
+	d.looked = began
+	return nil
 }

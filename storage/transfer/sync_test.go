@@ -283,6 +283,42 @@ func TestNamesAreNotPutIntoAStorageThatBuildsHaveTakenIntoUse(t *testing.T) {
 	sameTags(t, to)
 }
 
+func TestANameThatAnotherHasPutMeanwhileStays(t *testing.T) {
+	to := newSite("to")
+	first, second := to.image(t, "first", nil, "one"), to.image(t, "second", nil, "two")
+	_, err := transfer.CheckOwner(t.Context(), to, project)
+	check(t, err)
+	began := time.Now()
+	direct := transfer.NewDirect(to, project, false, func() time.Time { return began })
+	check(t, direct.Name(t.Context(), stageTag("first"), first))
+	theirs := to.stage(t, "second", "another")
+
+	err = direct.Name(t.Context(), stageTag("second"), second)
+	var other *transfer.DifferentError
+	if !errors.As(err, &other) || other.Theirs != theirs.Descriptor.Digest {
+		t.Errorf("it is %v", err)
+	}
+	if d, err := to.Storage.Resolve(t.Context(), stageTag("second")); err != nil || d.Digest != theirs.Descriptor.Digest {
+		t.Errorf("the target's stage was changed to %s (%v)", d.Digest, err)
+	}
+}
+
+func TestALedgerThatIsTakenIntoUseMeanwhileStopsTheNames(t *testing.T) {
+	to := newSite("to")
+	first, second := to.image(t, "first", nil, "one"), to.image(t, "second", nil, "two")
+	_, err := transfer.CheckOwner(t.Context(), to, project)
+	check(t, err)
+	now := time.Now()
+	direct := transfer.NewDirect(to, project, false, func() time.Time { return now })
+	check(t, direct.Name(t.Context(), stageTag("first"), first))
+	check(t, storage.WriteMarker(t.Context(), to, storage.Marker{Project: project, Ledger: "uid"}))
+	now = now.Add(2 * time.Second)
+	var used *transfer.InUseError
+	if err := direct.Name(t.Context(), stageTag("second"), second); !errors.As(err, &used) {
+		t.Errorf("it is %v", err)
+	}
+}
+
 func TestSelectedImagesComeWithTheStagesBelowAndTheirOwnIndexes(t *testing.T) {
 	from, to := newSite("from"), newSite("to")
 	from.stage(t, "from", "one")
