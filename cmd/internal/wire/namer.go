@@ -52,10 +52,12 @@ func (n *ledgerNamer) Name(ctx context.Context, tag string, m storage.Manifest) 
 
 // under names a stage under an entry that was acquired.
 func (n *ledgerNamer) under(ctx context.Context, c *synchronization.Claim, tag string, m storage.Manifest) error {
-	if c.Entry().State != synchronization.Building {
-		// What a dead runner had decided is for the next run that needs the stage, which
-		// knows what else to look at.
-		return fmt.Errorf("%w: a runner that is gone has left it %s", transfer.ErrBusy, c.Entry().State)
+	switch state := c.Entry().State; state {
+	case synchronization.Building:
+	case synchronization.Publishing:
+		return n.concernsName(n.finish(ctx, c, tag, m))
+	default: // a deletion that somebody has begun, and that a cleaner ends
+		return fmt.Errorf("%w: one that is gone has left it %s", transfer.ErrBusy, state)
 	}
 	same, err := n.shows(ctx, tag, m)
 	if err != nil || same {
@@ -71,6 +73,32 @@ func (n *ledgerNamer) under(ctx context.Context, c *synchronization.Claim, tag s
 		return n.concernsName(err)
 	}
 	return nil
+}
+
+// errLost: what was decided for a stage is not at the target.
+var errLost = errors.New("another manifest was decided for it there, and is lost")
+
+// finish gives the tag that a sync or a runner which is gone had decided: nobody
+// else could publish the stage until then.
+func (n *ledgerNamer) finish(ctx context.Context, c *synchronization.Claim, tag string, m storage.Manifest) error {
+	decided := c.Entry().Manifest
+	if decided == m.Descriptor.Digest {
+		if err := n.target.PushManifest(ctx, m); err != nil {
+			return err
+		}
+		return n.put(context.WithoutCancel(ctx), c, tag, m)
+	}
+	theirs, err := n.target.Manifest(ctx, decided.String())
+	if errors.Is(err, storage.ErrNotFound) {
+		return fmt.Errorf("%w: %w: %s", transfer.ErrRefused, errLost, decided)
+	}
+	if err != nil {
+		return err
+	}
+	if err := n.put(context.WithoutCancel(ctx), c, tag, theirs); err != nil {
+		return err
+	}
+	return &transfer.DifferentError{Tag: tag, Ours: m.Descriptor.Digest, Theirs: decided}
 }
 
 // put gives a decided manifest its tag, also when the copy is interrupted: what is
