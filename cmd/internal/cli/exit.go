@@ -390,9 +390,12 @@ func classifySync(err error) (int, string) {
 	var owner *transfer.OwnerError
 	var taken *transfer.InUseError
 	var used *wire.SourceInUseError
+	var same *wire.SameStorageError
 	switch {
 	case errors.As(err, &skipped):
 		return exitPartly, ""
+	case errors.As(err, &same):
+		return exitUsage, ""
 	case errors.As(err, &used):
 		return exitStorage, ""
 	case errors.As(err, &owner) && owner.Format != "":

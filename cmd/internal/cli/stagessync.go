@@ -74,7 +74,10 @@ func (a *app) checkSync(cmd *cobra.Command, o syncOptions) error {
 		return err
 	}
 	defer st.Close()
-	return errors.Join(st.CheckEnd("--from", o.from), st.CheckEnd("--to", o.to))
+	if o.remove {
+		err = st.CheckRemoval(o.from)
+	}
+	return errors.Join(err, st.CheckEnd("--from", o.from), st.CheckEnd("--to", o.to))
 }
 
 // syncStages runs a sync. Only what depends on a configuration needs one: a mirror

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"io/fs"
+	"net"
+	"net/netip"
 	"os"
 	"path/filepath"
 	"strings"
@@ -138,4 +140,46 @@ func (e *end) usedSince(ctx context.Context, since time.Time) (map[string]bool, 
 		}
 	}
 	return used, nil
+}
+
+// same reports whether two ends are one storage, as far as that can be seen.
+func (e *end) same(other *end) bool {
+	if file, ok := e.file(); ok {
+		theirs, ok := other.file()
+		return ok && sameFile(file, theirs)
+	}
+	_, ok := other.file()
+	return !ok && oneLoopback(e.Storage.Address()) == oneLoopback(other.Storage.Address())
+}
+
+// file returns the directory or file of a storage that is one of this host.
+func (e *end) file() (string, bool) {
+	if e.layout != nil {
+		return e.layout.Dir(), true
+	}
+	path := below(archive.Scheme, e.address)
+	return path, path != ""
+}
+
+func sameFile(a, b string) bool {
+	one, err := os.Stat(a)
+	if err != nil {
+		return false
+	}
+	other, err := os.Stat(b)
+	return err == nil && os.SameFile(one, other)
+}
+
+// oneLoopback returns the parsed address of a repository with one name for all of
+// this host's loopback addresses.
+func oneLoopback(address string) string {
+	host, path, _ := strings.Cut(address, "/")
+	name, port, err := net.SplitHostPort(host)
+	if err != nil {
+		name, port = host, ""
+	}
+	if ip, err := netip.ParseAddr(strings.Trim(name, "[]")); err == nil && ip.IsLoopback() {
+		name = "localhost"
+	}
+	return net.JoinHostPort(name, port) + "/" + path
 }

@@ -76,6 +76,9 @@ func (s Settings) Sync(ctx context.Context, h Host, st *Storages, o SyncOptions)
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, w.to.close()) }()
+	if w.from.same(w.to) {
+		return nil, &SameStorageError{From: o.From, To: o.To}
+	}
 	marker, err := w.owner(ctx)
 	if err != nil {
 		return nil, err
@@ -334,43 +337,4 @@ func writeRecord(path string, rec transfer.Record) error {
 
 func (w *syncing) warn(what string, err error) {
 	(&Builder{Host: w.host}).warn(what, err)
-}
-
-// remove removes from the source what the target was just seen to name alike:
-// indexes first, so that none is left without what it names.
-func (w *syncing) remove(ctx context.Context) error {
-	names := map[string]digest.Digest{}
-	for _, from := range []map[string]digest.Digest{w.done.Plan.Same, w.done.Result.Named} {
-		for tag, d := range from {
-			names[tag] = d
-		}
-	}
-	for _, indexes := range []bool{true, false} {
-		for tag, d := range names {
-			if storage.IsStageTag(tag) == indexes {
-				continue
-			}
-			if err := w.removeOne(ctx, tag, d); err != nil {
-				return err
-			}
-		}
-	}
-	slices.Sort(w.done.Removed)
-	return nil
-}
-
-func (w *syncing) removeOne(ctx context.Context, tag string, d digest.Digest) error {
-	there, err := w.to.Resolve(ctx, tag)
-	if err != nil {
-		return err
-	}
-	if there.Digest != d {
-		return nil
-	}
-	err = w.from.DeleteTag(ctx, tag)
-	if err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return err
-	}
-	w.done.Removed = append(w.done.Removed, tag)
-	return nil
 }
