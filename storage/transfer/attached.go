@@ -3,6 +3,7 @@ package transfer
 import (
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 
 	"github.com/opencontainers/go-digest"
@@ -23,7 +24,7 @@ func (l *looker) attached(ctx context.Context) error {
 	}
 	var subjects []digest.Digest
 	for _, n := range l.view.Names {
-		if n.There == "" && n.Err == nil && n.Kind != KindAttached {
+		if (n.There == "" || l.o.Attached && n.Same()) && n.Err == nil && n.Kind != KindAttached {
 			subjects = append(subjects, n.Manifest.Descriptor.Digest)
 		}
 	}
@@ -66,7 +67,7 @@ func referrers(ctx context.Context, s any, d digest.Digest) ([]ocispec.Descripto
 
 // referrers asks what is attached to each of the subjects, reads it, and returns it.
 func (l *looker) referrers(ctx context.Context, subjects []digest.Digest) ([]digest.Digest, error) {
-	first, err := referrers(ctx, l.source, subjects[0])
+	first, err := l.referrersOf(ctx, subjects[0])
 	if err != nil || first == nil {
 		return nil, err
 	}
@@ -76,7 +77,7 @@ func (l *looker) referrers(ctx context.Context, subjects []digest.Digest) ([]dig
 			found[0] = first
 			return nil
 		}
-		found[i], err = referrers(ctx, l.source, subjects[i])
+		found[i], err = l.referrersOf(ctx, subjects[i])
 		return err
 	})
 	if err != nil {
@@ -89,26 +90,44 @@ func (l *looker) referrers(ctx context.Context, subjects []digest.Digest) ([]dig
 	return l.attach(ctx, links)
 }
 
+// referrersOf returns what the source says is attached to a subject, nothing where
+// that cannot be read.
+func (l *looker) referrersOf(ctx context.Context, subject digest.Digest) ([]ocispec.Descriptor, error) {
+	found, err := referrers(ctx, l.source, subject)
+	if unreadable(err) {
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		l.view.Unlisted[subject] = err
+		return []ocispec.Descriptor{}, nil
+	}
+	return found, err
+}
+
 // attach reads manifests that refer to subjects, and returns those that were not
 // known to do so.
 func (l *looker) attach(ctx context.Context, links map[digest.Digest][]ocispec.Descriptor) ([]digest.Digest, error) {
 	v := l.view
 	var unread []ocispec.Descriptor
+	asked := map[digest.Digest]bool{}
 	for _, ds := range links {
 		for _, d := range ds {
-			if _, ok := v.Parts[d.Digest]; !ok {
+			if _, ok := v.Parts[d.Digest]; !ok && v.Lost[d.Digest] == nil && !asked[d.Digest] {
+				asked[d.Digest] = true
 				unread = append(unread, d)
 			}
 		}
 	}
-	if _, err := l.readParts(ctx, unread); err != nil {
+	if err := l.readParts(ctx, unread); err != nil {
 		return nil, err
 	}
 	var added []digest.Digest
 	for subject, ds := range links {
 		for _, d := range ds {
-			if _, ok := v.Parts[d.Digest]; ok && !lists(v.Attached[subject], d.Digest) {
-				v.Attached[subject] = append(v.Attached[subject], d)
+			if lists(v.Attached[subject], d.Digest) {
+				continue
+			}
+			v.Attached[subject] = append(v.Attached[subject], d)
+			if v.Lost[d.Digest] == nil {
 				added = append(added, d.Digest)
 			}
 		}
@@ -131,6 +150,9 @@ func (l *looker) indexed(ctx context.Context) error {
 			rest = append(rest, n)
 			continue
 		}
+		if n.Err != nil {
+			l.view.Unlisted[subject] = n.Err
+		}
 		if n.Same() || n.Err != nil {
 			continue
 		}
@@ -142,30 +164,37 @@ func (l *looker) indexed(ctx context.Context) error {
 	return nil
 }
 
+// index takes what one such tag lists. One that is gone meanwhile lists nothing.
 func (l *looker) index(ctx context.Context, subject digest.Digest, n Name) error {
-	m := n.Manifest
-	if m.Bytes == nil { // the target has another: it was only compared
-		var err error
-		if m, err = l.source.Manifest(ctx, n.Tag); err != nil {
-			return err
-		}
+	ours, err := n.Manifest, error(nil)
+	if ours.Bytes == nil { // the target has another: it was only compared
+		ours, err = l.source.Manifest(ctx, n.Tag)
 	}
-	idx, err := m.Index()
-	if err != nil || !m.IsIndex() {
-		return nil // not what the schema says: nothing that could be taken over
+	list, err := listed(ours, err)
+	if err == nil {
+		_, err = l.attach(ctx, map[digest.Digest][]ocispec.Descriptor{subject: list})
 	}
-	if _, err := l.attach(ctx, map[digest.Digest][]ocispec.Descriptor{subject: idx.Manifests}); err != nil {
-		return err
+	if err == nil && n.There != "" {
+		l.view.Indexed[subject], err = listed(l.target.Manifest(ctx, n.Tag))
 	}
-	if n.There == "" {
+	if unreadable(err) { // nothing that could be taken over, or added to
+		l.view.Unlisted[subject] = err
+		delete(l.view.Attached, subject)
 		return nil
 	}
-	theirs, err := l.target.Manifest(ctx, n.Tag)
-	if err != nil {
-		return err
+	return err
+}
+
+// listed returns what an index lists, and nothing for one that is not there.
+func listed(m storage.Manifest, err error) ([]ocispec.Descriptor, error) {
+	switch {
+	case errors.Is(err, storage.ErrNotFound):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	case !m.IsIndex():
+		return nil, fmt.Errorf("%w: what lists attached manifests is no index but %q", storage.ErrCorrupt, m.Descriptor.MediaType)
 	}
-	if idx, err = theirs.Index(); err == nil {
-		l.view.Indexed[subject] = idx.Manifests
-	}
-	return nil
+	idx, err := m.Index()
+	return idx.Manifests, err
 }

@@ -11,6 +11,7 @@ import (
 	"github.com/opencontainers/image-spec/specs-go"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
+	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/storage/transfer"
 )
@@ -116,5 +117,80 @@ func TestWhatIsAttachedAndLostIsToldAndKeepsNothingBack(t *testing.T) {
 	s := told[bill.Descriptor.Digest.String()]
 	if s.Kind != transfer.KindAttached || s.Reason != transfer.ReasonCorrupt || s.Subject != m.Descriptor.Digest {
 		t.Errorf("skipped %+v, want the attached manifest", r.Skips)
+	}
+}
+
+// publishRaw publishes bytes as a manifest, whatever they are.
+func (s *site) publishRaw(t *testing.T, tag, mediaType, content string) {
+	t.Helper()
+	s.raw[tag] = storage.Manifest{Descriptor: ocispec.Descriptor{
+		MediaType: mediaType, Digest: digest.FromString(content), Size: int64(len(content)),
+	}, Bytes: []byte(content)}
+	check(t, s.Publish(t.Context(), tag, s.image(t, tag, nil)))
+}
+
+func TestOneBadManifestKeepsBackWhatNeedsItAndNothingElse(t *testing.T) {
+	bad := storage.BuildTag(stages.DigestOf([]byte("bad")))
+	large := digest.FromString("too large")
+	for _, test := range []struct{ name, content string }{
+		{"an index whose list is none", `{"manifests":{}}`},
+		{"an index of what has no digest", `{"manifests":[{"digest":"sha256:../../etc"}]}`},
+		{"an index of what is too large", `{"manifests":[{"digest":"` + large.String() + `"}]}`},
+		{"an index of what is lost", `{"manifests":[{"digest":"` + digest.FromString("lost").String() + `"}]}`},
+	} {
+		t.Run(test.name, func(t *testing.T) {
+			from, to := newSite("from"), newSite("to")
+			from.stage(t, "backend", "one")
+			from.fails = map[string]error{large.String(): storage.ErrTooLarge}
+			from.publishRaw(t, bad, ocispec.MediaTypeImageIndex, test.content)
+			_, r, err := copyAll(t, from, to, transfer.LookOptions{}, transfer.Selection{})
+			check(t, err)
+			sameTags(t, to, stageTag("backend"))
+			if len(r.Skips) != 1 || r.Skips[0].Tag != bad || r.Skips[0].Reason != transfer.ReasonCorrupt {
+				t.Errorf("skipped %v", r.Skips)
+			}
+		})
+	}
+}
+
+func TestWhatIsWrongWithAttachedManifestsIsToldAndNamesTheirSubject(t *testing.T) {
+	for _, test := range []struct {
+		name  string
+		spoil func(t *testing.T, from *site, list string, bill digest.Digest)
+		tells bool
+	}{
+		{"the attached manifest is lost", func(_ *testing.T, from *site, _ string, bill digest.Digest) {
+			from.fails = map[string]error{bill.String(): storage.ErrNotFound}
+		}, true},
+		{"the list is corrupt", func(_ *testing.T, from *site, list string, _ digest.Digest) {
+			from.fails = map[string]error{list: storage.ErrCorrupt}
+		}, true},
+		{"the list is none", func(t *testing.T, from *site, list string, _ digest.Digest) {
+			from.publishRaw(t, list, ocispec.MediaTypeImageIndex, `{"manifests":7}`)
+		}, true},
+		{"the list is deleted meanwhile", func(_ *testing.T, from *site, list string, _ digest.Digest) {
+			from.fails = map[string]error{list: storage.ErrNotFound}
+		}, false},
+	} {
+		for _, there := range []string{"", " and the target has one"} {
+			t.Run(test.name+there, func(t *testing.T) {
+				from, to := newSite("from"), newSite("to")
+				m := from.stage(t, "backend", "one")
+				bill := from.attach(t, "bill", m.Descriptor)
+				from.list(t, m.Descriptor.Digest, bill.Descriptor)
+				if there != "" {
+					to.list(t, m.Descriptor.Digest)
+				}
+				test.spoil(t, from, storage.ReferrersTag(m.Descriptor.Digest), bill.Descriptor.Digest)
+				_, r, err := copyAll(t, from, to, transfer.LookOptions{}, transfer.Selection{})
+				check(t, err)
+				if !slices.Contains(tagsIn(t, to), stageTag("backend")) {
+					t.Error("the stage did not come")
+				}
+				if told := len(r.Skips) == 1 && r.Skips[0].Kind == transfer.KindAttached && r.Skips[0].Subject == m.Descriptor.Digest; told != test.tells {
+					t.Errorf("skipped %+v", r.Skips)
+				}
+			})
+		}
 	}
 }

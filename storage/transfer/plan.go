@@ -37,8 +37,8 @@ type Unit struct {
 	// First are units that come before it, so that a copy that is killed leaves no
 	// name without what is attached to it. It comes without those that fail, too.
 	First []*Unit
-	// Subject is what a unit without a name is attached to, directly or by way of
-	// others: a manifest with a name.
+	// Subject is what it is attached to, directly or by way of others: a manifest
+	// with a name. It is "" for what is not attached.
 	Subject digest.Digest
 	// Grows is set for the index of what is attached to a manifest, whose tag may
 	// be moved to a longer one.
@@ -138,7 +138,16 @@ type planner struct {
 }
 
 func (p *planner) skip(n *Name, r Reason, err error) {
-	p.plan.Skips = append(p.plan.Skips, Skip{Tag: n.Tag, Kind: n.Kind, Reason: r, Err: err})
+	p.plan.Skips = append(p.plan.Skips, Skip{Tag: n.Tag, Kind: n.Kind, Reason: r, Err: err, Subject: p.subject(n)})
+}
+
+// subject returns what a name says it is attached to, "" for others.
+func (p *planner) subject(n *Name) digest.Digest {
+	if n.Kind != KindAttached {
+		return ""
+	}
+	d, _ := subjectOf(n.Tag)
+	return p.root(d)
 }
 
 // add plans one name.
@@ -162,7 +171,7 @@ func (p *planner) add(n *Name) {
 		case err != nil:
 			p.skip(n, ReasonCorrupt, err)
 		default:
-			u.Tag, u.Kind = n.Tag, n.Kind
+			u.Tag, u.Kind, u.Subject = n.Tag, n.Kind, p.subject(n)
 			p.put(u)
 		}
 	}
@@ -220,6 +229,9 @@ func (p *planner) member(d ocispec.Descriptor) (*Unit, error) {
 	if us := p.units[d.Digest]; us != nil {
 		return us[len(us)-1], nil
 	}
+	if err := p.view.Lost[d.Digest]; err != nil {
+		return nil, needsError("manifest "+d.Digest.String(), err)
+	}
 	part, ok := p.view.Parts[d.Digest]
 	if !ok {
 		return nil, fmt.Errorf("%w: manifest %s", errNeeds, d.Digest)
@@ -270,6 +282,11 @@ func (p *planner) attachAll() error {
 		}
 		subjects = later
 	}
+	for _, subject := range sortedKeys(p.view.Unlisted) {
+		if p.units[subject] != nil || p.same[subject] {
+			p.skipAttached(subject, storage.ReferrersTag(subject), p.view.Unlisted[subject])
+		}
+	}
 	for i := range p.view.Names {
 		n := &p.view.Names[i]
 		subject, _ := subjectOf(n.Tag)
@@ -288,7 +305,7 @@ func (p *planner) attach(subject digest.Digest) error {
 	for _, d := range p.view.Attached[subject] {
 		us := p.units[d.Digest]
 		if us == nil {
-			u, err := p.unit(p.view.Parts[d.Digest])
+			u, err := p.attachedUnit(d.Digest)
 			if err != nil {
 				p.skipAttached(subject, d.Digest.String(), err)
 				continue
@@ -307,6 +324,13 @@ func (p *planner) attach(subject digest.Digest) error {
 		return nil
 	}
 	return p.listAttached(subject, list, after)
+}
+
+func (p *planner) attachedUnit(d digest.Digest) (*Unit, error) {
+	if err := p.view.Lost[d]; err != nil {
+		return nil, err
+	}
+	return p.unit(p.view.Parts[d])
 }
 
 // before has a unit come before those of its subject. It is new, so that nothing

@@ -29,11 +29,13 @@ type site struct {
 	mu     sync.Mutex
 	pushed map[digest.Digest]int
 	asked  map[string]int
-	broken error // what pushing a blob returns
+	broken error                       // what pushing a blob returns
+	raw    map[string]storage.Manifest // what tags name instead
+	fails  map[string]error            // what reading a manifest returns
 }
 
 func newSite(address string) *site {
-	return &site{Storage: mem.New(mem.Options{Address: address}), pushed: map[digest.Digest]int{}, asked: map[string]int{}}
+	return &site{Storage: mem.New(mem.Options{Address: address}), pushed: map[digest.Digest]int{}, asked: map[string]int{}, raw: map[string]storage.Manifest{}}
 }
 
 func (s *site) count(what string) {
@@ -44,6 +46,12 @@ func (s *site) count(what string) {
 
 func (s *site) Manifest(ctx context.Context, ref string) (storage.Manifest, error) {
 	s.count("manifest")
+	if err := s.fails[ref]; err != nil {
+		return storage.Manifest{}, err
+	}
+	if m, ok := s.raw[ref]; ok {
+		return m, nil
+	}
 	return s.Storage.Manifest(ctx, ref)
 }
 

@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"errors"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -72,8 +73,13 @@ type View struct {
 	// Parts are manifests of the source without a name that an index or a
 	// subject needs, by digest.
 	Parts map[digest.Digest]storage.Manifest
-	// Attached are the manifests among Parts that refer to a subject, by the subject.
+	// Lost is why others that are needed could not be read: they are corrupt or lost.
+	Lost map[digest.Digest]error
+	// Attached are the manifests among Parts and Lost that refer to a subject, by
+	// the subject.
 	Attached map[digest.Digest][]ocispec.Descriptor
+	// Unlisted is why it could not be read what refers to a subject.
+	Unlisted map[digest.Digest]error
 	// Indexed are the manifests that the target lists as referring to a subject,
 	// where it does so by a tag.
 	Indexed map[digest.Digest][]ocispec.Descriptor
@@ -91,6 +97,8 @@ type LookOptions struct {
 	// Contents has also manifests read of which both sides have the same name, for
 	// selections that depend on what is in them.
 	Contents bool
+	// Attached has it also asked what is attached to manifests that both sides name.
+	Attached bool
 	// Known is what both sides named in an earlier run, so that it need not be
 	// compared again. It may be nil.
 	Known Record
@@ -108,7 +116,7 @@ const concurrency = 16
 func Look(ctx context.Context, source, target Source, o LookOptions) (*View, error) {
 	l := &looker{source: source, target: target, o: o, view: &View{
 		Parts: map[digest.Digest]storage.Manifest{}, Attached: map[digest.Digest][]ocispec.Descriptor{},
-		Indexed: map[digest.Digest][]ocispec.Descriptor{},
+		Indexed: map[digest.Digest][]ocispec.Descriptor{}, Lost: map[digest.Digest]error{}, Unlisted: map[digest.Digest]error{},
 	}}
 	l.o.Concurrency = cmp.Or(o.Concurrency, concurrency)
 	if err := l.list(ctx); err != nil {
@@ -264,11 +272,17 @@ func (l *looker) sourceSide(n *Name, err error) error {
 		l.asked[n.Tag] = true
 		l.mu.Unlock()
 		return nil
-	case errors.Is(err, storage.ErrCorrupt), errors.Is(err, storage.ErrTooLarge):
+	case unreadable(err):
 		n.Err = err
 		return nil
 	}
 	return err
+}
+
+// unreadable reports whether an error is one of a single thing of the source, which
+// is not as it should be, and not one of the source.
+func unreadable(err error) bool {
+	return errors.Is(err, storage.ErrCorrupt) || errors.Is(err, storage.ErrTooLarge) || errors.Is(err, storage.ErrInvalid)
 }
 
 // drop removes names that were not found when they were read: a cleanup may be at
@@ -297,7 +311,7 @@ func (l *looker) parts(ctx context.Context) error {
 		}
 		children, _, err := n.Manifest.References()
 		if err != nil {
-			return err
+			continue // the plan finds it corrupt
 		}
 		for _, c := range children {
 			if !named[c.Digest] {
@@ -306,28 +320,32 @@ func (l *looker) parts(ctx context.Context) error {
 			}
 		}
 	}
-	_, err := l.readParts(ctx, needed)
-	return err
+	return l.readParts(ctx, needed)
 }
 
-// readParts reads manifests of the source by digest. One that is missing is left
-// out: what needs it finds out.
-func (l *looker) readParts(ctx context.Context, ds []ocispec.Descriptor) ([]storage.Manifest, error) {
-	found := make([]storage.Manifest, len(ds))
-	err := l.each(ctx, len(ds), func(ctx context.Context, i int) error {
-		m, err := l.source.Manifest(ctx, ds[i].Digest.String())
-		if errors.Is(err, storage.ErrNotFound) || errors.Is(err, storage.ErrCorrupt) {
-			return nil
+// readParts reads manifests of the source by digest. Of one that is corrupt or
+// missing it notes why: what needs it finds out.
+func (l *looker) readParts(ctx context.Context, ds []ocispec.Descriptor) error {
+	return l.each(ctx, len(ds), func(ctx context.Context, i int) error {
+		d := ds[i].Digest
+		m, err := l.part(ctx, d)
+		l.mu.Lock()
+		defer l.mu.Unlock()
+		switch {
+		case err == nil:
+			l.view.Parts[d] = m
+		case errors.Is(err, storage.ErrNotFound), unreadable(err):
+			l.view.Lost[d] = err
+		default:
+			return err
 		}
-		found[i] = m
-		return err
+		return nil
 	})
-	if err != nil {
-		return nil, err
+}
+
+func (l *looker) part(ctx context.Context, d digest.Digest) (storage.Manifest, error) {
+	if err := d.Validate(); err != nil { // it is somebody else's text
+		return storage.Manifest{}, fmt.Errorf("%w: %q is no digest", storage.ErrCorrupt, d)
 	}
-	found = slices.DeleteFunc(found, func(m storage.Manifest) bool { return m.Bytes == nil })
-	for _, m := range found {
-		l.view.Parts[m.Descriptor.Digest] = m
-	}
-	return found, nil
+	return l.source.Manifest(ctx, d.String())
 }

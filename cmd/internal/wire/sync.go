@@ -153,7 +153,7 @@ func (w *syncing) owner(ctx context.Context) (storage.Marker, error) {
 }
 
 func (w *syncing) plan(ctx context.Context) error {
-	look := transfer.LookOptions{Progress: w.Progress, Contents: w.Images != nil, Known: w.known()}
+	look := transfer.LookOptions{Progress: w.Progress, Contents: w.Images != nil, Attached: w.Remove, Known: w.known()}
 	sel := transfer.Selection{Images: w.Images}
 	if w.Plan != nil {
 		tags, err := tagsOfBuild(w.Plan)
