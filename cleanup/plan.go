@@ -214,7 +214,8 @@ func (p *planner) keepMention(m Mention, code Code, text string) {
 	}
 }
 
-// keepFlying keeps what builds are at work on or have just published. What a
+// keepFlying keeps what builds are at work on or have just published, and what such
+// an index lists: whoever has just read it takes its stages for there. What a
 // cleaner has marked is not in flight: it is to be finished.
 func (p *planner) keepFlying() {
 	for d, e := range p.Entries {
@@ -224,6 +225,7 @@ func (p *planner) keepFlying() {
 		}
 		if ok && (e.State == synchronization.Building || e.State == synchronization.Publishing || e.State == synchronization.Published) {
 			p.keep(i, InFlight, "the ledger has it as %s", e.State)
+			p.keepMembersOf(p.names[i])
 		}
 	}
 }
@@ -238,12 +240,13 @@ func (p *planner) keepYoung() {
 		}
 		if since := n.Since(); since.IsZero() || p.Now.Sub(since) < p.KeepBuiltWithin {
 			p.keep(i, Young, "not known to be older than %s", hours(p.KeepBuiltWithin))
-			p.keepMembersOfYoung(n)
+			p.keepMembersOf(n)
 		}
 	}
 }
 
-func (p *planner) keepMembersOfYoung(n inventory.Name) {
+// keepMembersOf keeps what a name lists, if it is one of an index.
+func (p *planner) keepMembersOf(n inventory.Name) {
 	if isIndex(n) {
 		p.keepMembers(n.Manifest, Member, "listed by "+short(n.Tag))
 	}

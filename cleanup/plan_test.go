@@ -171,6 +171,9 @@ func TestWhatStaysAndWhatGoes(t *testing.T) {
 		"what is being built": {func(_ *shelf, in *Input) {
 			in.Entries = map[stages.Digest]synchronization.Entry{stageOf("lost"): {State: synchronization.Publishing}}
 		}, "one web1", "lost", InFlight},
+		"what a build that was just published lists": {func(_ *shelf, in *Input) {
+			in.Entries = map[stages.Digest]synchronization.Entry{stageOf("one"): {State: synchronization.Published}}
+		}, "lost", "web1", Member},
 		"not what a cleaner has marked": {func(_ *shelf, in *Input) {
 			in.Entries = map[stages.Digest]synchronization.Entry{stageOf("lost"): {State: synchronization.Doomed}}
 		}, "lost one web1", "two", Planned},
