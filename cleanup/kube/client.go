@@ -32,6 +32,8 @@ type client struct {
 	cluster string
 	http    *http.Client
 	base    *url.URL
+	// most bounds one answer, in bytes.
+	most int64
 }
 
 // fail says that a resource of the cluster could not be read.
@@ -50,7 +52,7 @@ func newClient(cluster Cluster, agent string) (*client, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &client{cluster: cluster.Name, http: h, base: base}, nil
+	return &client{cluster: cluster.Name, http: h, base: base, most: maxAnswer}, nil
 }
 
 // statusError is an answer that is not 200.
@@ -66,6 +68,9 @@ func (e *statusError) Error() string {
 	}
 	return e.message
 }
+
+// errTooLarge says that an answer has more bytes than are read of one.
+var errTooLarge = errors.New("an answer is too large")
 
 // again reports whether the same request may be answered later.
 func (e *statusError) again() bool {
@@ -85,8 +90,8 @@ func statusOf(err error) int {
 func (c *client) get(ctx context.Context, path string, query url.Values, into any) error {
 	var err error
 	for n := range attempts {
-		if err = c.once(ctx, path, query, into); err == nil || ctx.Err() != nil {
-			return err
+		if err = c.once(ctx, path, query, into); err == nil || ctx.Err() != nil || errors.Is(err, errTooLarge) {
+			return err // it would be as large again
 		}
 		pause := time.Duration(1<<n) * 250 * time.Millisecond
 		var s *statusError
@@ -133,12 +138,12 @@ func (c *client) once(ctx context.Context, path string, query url.Values, into a
 		return withoutURL(err)
 	}
 	defer resp.Body.Close()
-	b, err := io.ReadAll(io.LimitReader(resp.Body, maxAnswer+1))
+	b, err := io.ReadAll(io.LimitReader(resp.Body, c.most+1))
 	switch {
 	case err != nil:
 		return err
-	case len(b) > maxAnswer:
-		return fmt.Errorf("an answer has more than %d MiB", maxAnswer>>20)
+	case int64(len(b)) > c.most:
+		return fmt.Errorf("%w: it has more than %d MiB", errTooLarge, c.most>>20)
 	case resp.StatusCode != http.StatusOK:
 		return refused(resp, b)
 	}

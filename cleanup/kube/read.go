@@ -35,7 +35,8 @@ type Query struct {
 	Names []string
 	// UserAgent is what the API server's audit log shows.
 	UserAgent string
-	// PageSize is how many objects are asked for at once; 0 means 500.
+	// PageSize is how many objects are asked for at once, at most: 0 means 500, and of
+	// Secrets and ConfigMaps never more than 50. Pages that are too large are halved.
 	PageSize int
 	// Progress, if not nil, is told of resources that were read, by one goroutine at a
 	// time.
@@ -44,6 +45,9 @@ type Query struct {
 
 const (
 	defaultPage = 500
+	// largePage is that of resources whose objects may each be as large as a cluster
+	// lets them be: releases of Helm, and files.
+	largePage = 50
 	// readers is how many resources are read at the same time.
 	readers = 4
 	// restarts is how often a listing may begin anew because its pages expired.
@@ -115,8 +119,16 @@ type page struct {
 // helmReleases selects the only Secrets that are read.
 const helmReleases = "type=helm.sh/release.v1"
 
+func (r *reader) pageSize(res resource) int {
+	if res.name == "secrets" || res.name == "configmaps" {
+		return min(r.query.PageSize, largePage)
+	}
+	return r.query.PageSize
+}
+
 func (r *reader) list(ctx context.Context, res resource) error {
-	query := url.Values{"limit": {strconv.Itoa(r.query.PageSize)}}
+	size := r.pageSize(res)
+	query := url.Values{"limit": {strconv.Itoa(size)}}
 	if res.name == "secrets" {
 		query.Set("fieldSelector", helmReleases)
 	}
@@ -127,6 +139,11 @@ func (r *reader) list(ctx context.Context, res resource) error {
 		if statusOf(err) == http.StatusGone && again > 0 && query.Has("continue") {
 			again-- // what was read stays found: it was in use a moment ago
 			query.Del("continue")
+			continue
+		}
+		if errors.Is(err, errTooLarge) && size > 1 {
+			size /= 2
+			query.Set("limit", strconv.Itoa(size))
 			continue
 		}
 		if err != nil {

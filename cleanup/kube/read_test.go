@@ -151,3 +151,34 @@ func TestAClusterThatIsGoneIsAnError(t *testing.T) {
 		t.Errorf("a run that was ended: %v", err)
 	}
 }
+
+func TestPagesThatAreTooLargeAreHalved(t *testing.T) {
+	var limits []string
+	c := api(t, map[string]http.HandlerFunc{"/api/v1/configmaps": func(w http.ResponseWriter, r *http.Request) {
+		limit := r.URL.Query().Get("limit")
+		limits = append(limits, limit)
+		if limit == "12" {
+			fmt.Fprintf(w, `{"items":[%s]}`, pod())
+			return
+		}
+		fmt.Fprint(w, strings.Repeat(" ", 5000))
+	}})
+	client, err := newClient(c, "test")
+	if err != nil {
+		t.Fatal(err)
+	}
+	client.most = 4000
+	q := newQuery()
+	q.PageSize = defaultPage
+	r := &reader{api: client, query: q, finds: newFinds("prod", q)}
+	err = r.list(t.Context(), resource{path: "/api/v1/configmaps", name: "configmaps", kind: "ConfigMap"})
+	if got := strings.Join(limits, " "); err != nil || got != "50 25 12" || len(r.finds.mentions()) != 1 {
+		t.Errorf("asked for %s objects, found %v (%v)", got, r.finds.mentions(), err)
+	}
+	client.most = 10
+	limits = nil
+	err = r.list(t.Context(), resource{path: "/api/v1/configmaps", name: "configmaps", kind: "ConfigMap"})
+	if got := strings.Join(limits, " "); !errors.Is(err, errTooLarge) || got != "50 25 12 6 3 1" {
+		t.Errorf("one object that is too large: asked for %s (%v)", got, err)
+	}
+}
