@@ -28,7 +28,9 @@ var ErrNowhere = errors.New("neither this host nor another storage that is known
 
 // Repair brings back the content of a problem from the first source that has it,
 // and reads it once more where it is not just missing. It returns the source's name.
-// What no source has gives [ErrNowhere]; damaged content that the storage keeps in
+// What no source has gives [ErrNowhere]. A source that cannot be read may have it:
+// the next one is asked, and where none has it, what kept from reading is returned
+// and the content is not to be taken for lost. Damaged content that the storage keeps in
 // spite of a push gives [storage.ErrCorrupt].
 //
 // Content is pushed under its digest and no name changes, so that needs no lock:
@@ -37,6 +39,7 @@ func Repair(ctx context.Context, to Damaged, p Problem, from []Source) (string, 
 	if p.Digest == "" {
 		return "", fmt.Errorf("%w: its digest is not known", ErrNowhere)
 	}
+	var unread []error
 	for _, s := range from {
 		err := restore(ctx, to, p, s)
 		if err == nil {
@@ -46,8 +49,11 @@ func Repair(ctx context.Context, to Damaged, p Problem, from []Source) (string, 
 			return "", context.Cause(ctx)
 		}
 		if !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrCorrupt) {
-			return "", fmt.Errorf("bring %s back from %s: %w", p.Digest, s.Name, err)
+			unread = append(unread, fmt.Errorf("bring %s back from %s: %w", p.Digest, s.Name, err))
 		}
+	}
+	if len(unread) > 0 {
+		return "", errors.Join(unread...)
 	}
 	return "", ErrNowhere
 }

@@ -250,3 +250,26 @@ func TestDamagedContentThatTheStorageKeepsIsToldOf(t *testing.T) {
 		t.Errorf("the repair ends with %v", err)
 	}
 }
+
+// away is a source that does not answer.
+type away struct{ *mem.Storage }
+
+var errAway = errors.New("connection refused")
+
+func (away) Blob(context.Context, ocispec.Descriptor) (io.ReadCloser, error) { return nil, errAway }
+
+func TestASourceThatDoesNotAnswerLeavesTheOthersToAsk(t *testing.T) {
+	w := newWorld(t)
+	w.DropBlob(w.top.Digest)
+	p := verify.Problem{Digest: w.top.Digest, Size: w.top.Size, Blob: true}
+	empty := mem.New(mem.Options{})
+	silent := verify.Source{Fetcher: away{empty}, Name: "silent"}
+	_, err := verify.Repair(t.Context(), w, p, []verify.Source{silent, {Fetcher: empty, Name: "empty"}})
+	if !errors.Is(err, errAway) || errors.Is(err, verify.ErrNowhere) || errors.Is(err, storage.ErrNotFound) {
+		t.Errorf("what a silent source may have ends with %v", err)
+	}
+	source, err := verify.Repair(t.Context(), w, p, []verify.Source{silent, {Fetcher: newWorld(t), Name: "good"}})
+	if err != nil || source != "good" {
+		t.Errorf("it came back from %q (%v)", source, err)
+	}
+}

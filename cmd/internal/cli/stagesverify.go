@@ -176,9 +176,11 @@ func (a *app) repair(ctx context.Context, h held, rep *verifyReport, planned *st
 			p.Outcome, p.From, p.Advice = outcomeRepaired, source, ""
 		case errors.Is(err, verify.ErrNowhere), errors.Is(err, storage.ErrCorrupt), errors.Is(err, storage.ErrNotFound):
 			lost = append(lost, p)
-		default:
+		case ctx.Err() != nil:
 			m.close()
 			return err
+		default: // some source may have it
+			p.Outcome, p.Advice = outcomeUnknown, "run it again when this is mended: "+printable(err.Error())
 		}
 	}
 	m.close()
