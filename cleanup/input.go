@@ -43,6 +43,8 @@ type Commit struct {
 	// Unplanned are the images that could not be; one without a name stands for any
 	// image.
 	Unplanned []Unplanned
+	// Bare is set where the commit has no configuration anywhere: it has built nothing.
+	Bare bool
 }
 
 // Image is an image of a commit for one platform.

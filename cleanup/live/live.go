@@ -48,6 +48,9 @@ type Result struct {
 	Open []string
 	// References counts those that are kept.
 	References int
+	// Bare are the kept references whose commit has no configuration: they keep no
+	// build, which may surprise.
+	Bare []string
 }
 
 // Find finds the kept commits. It plans each commit once, and none without need.
@@ -91,6 +94,9 @@ func (f *finder) reference(ctx context.Context, s policy.Selected) error {
 	d, err := policy.Keep(ctx, s, history, f.Now, f.look)
 	if err != nil {
 		return err
+	}
+	if f.planned[s.Commit].Bare {
+		f.result.Bare = append(f.result.Bare, s.Reference.String())
 	}
 	for _, k := range d.Kept {
 		f.keep(s.Reference, k)

@@ -7,7 +7,9 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -180,6 +182,23 @@ func (r *Repository) Commit(ctx context.Context, rev string) (*Tree, error) {
 		return nil, r.treeError(rev, err)
 	}
 	return newTree(r, id, l), nil
+}
+
+// Find returns the path, from the root of the repository, of a file of a commit that
+// has one of the names; "" where no directory has any. Submodules are not looked into.
+//
+// Errors: [ErrCorrupt], [ErrGit].
+func (r *Repository) Find(ctx context.Context, commit string, names []string) (string, error) {
+	out, err := r.git.output(ctx, "ls-tree", "-r", "-z", "--name-only", "--full-tree", commit)
+	if err != nil {
+		return "", r.treeError(commit, err)
+	}
+	for file := range strings.SplitSeq(string(out), "\x00") {
+		if slices.Contains(names, path.Base(file)) {
+			return file, nil
+		}
+	}
+	return "", nil
 }
 
 // list lists a tree of a commit, submodules included.

@@ -18,6 +18,8 @@ type cleanupReport struct {
 	// References counts those that are kept for git's sake, Commits are what they keep.
 	References int             `json:"references"`
 	Commits    []cleanupCommit `json:"commits"`
+	// Bare are the kept references whose commit has no configuration: they keep nothing.
+	Bare []string `json:"withoutConfiguration,omitempty"`
 	// Open are the reasons for which builds that nobody knows are kept.
 	Open []string `json:"open"`
 	// Clusters were looked into; WithoutKube says by whose choice none was.
@@ -73,7 +75,7 @@ func removedOf(o sweep.Outcome) *cleanupOutcome {
 
 func reportCleanup(project string, c *wire.Cleanup, dryRun bool) cleanupReport {
 	r := cleanupReport{
-		Project: project, Storage: c.Storage, DryRun: dryRun, References: c.References, Commits: []cleanupCommit{},
+		Project: project, Storage: c.Storage, DryRun: dryRun, References: c.References, Bare: c.Bare, Commits: []cleanupCommit{},
 		Open: append([]string{}, c.Open...), Clusters: append([]string{}, c.Clusters...), WithoutKube: c.WithoutKube, Unread: []cleanupUnread{},
 		Foreign: append([]string{}, c.Foreign...), Missing: []cleanupMissing{}, Totals: c.Totals, Verdicts: c.Verdicts, Freed: c.Freed,
 	}
@@ -153,6 +155,7 @@ func (a *app) showTotals(r cleanupReport) error {
 	if err := w.Flush(); err != nil {
 		return err
 	}
+	a.showNames("without a configuration, so nothing is kept for them", r.Bare)
 	a.showNames("not made by Cairn and not touched", r.Foreign)
 	var missing []string
 	for _, m := range r.Missing {

@@ -47,6 +47,8 @@ type Cleanup struct {
 	// References counts the kept ones, Commits those that they keep.
 	References int
 	Commits    []cleanup.Commit
+	// Bare are the kept references whose commit has no configuration anywhere.
+	Bare []string
 	// Open are the reasons for which builds that nobody knows are kept.
 	Open []string
 	// Clusters are those that were looked into.
@@ -73,7 +75,51 @@ const foreignAtOnce = 8
 
 // PlanCleanup decides what goes from the project's storage. Where everything would
 // go, the plan is returned beside cleanup.ErrKeepsNothing.
+//
+// This host's index tells what names lead to, and a name that was published anew
+// leads elsewhere: what a cluster uses of that would not be recognized. So the
+// storage is asked for each name that would go, and where one has moved the plan is
+// made once more from what the storage says of all.
 func (s Settings) PlanCleanup(ctx context.Context, h Host, p *Project, st *Storages, o CleanupOptions) (*Cleanup, error) {
+	c, err := s.planCleanup(ctx, h, p, st, o, false)
+	if c == nil {
+		return nil, err
+	}
+	o.Progress("asking for what would go", 0, 0)
+	moved, failed := c.moved(ctx)
+	if failed != nil {
+		return nil, failed
+	}
+	if moved {
+		return s.planCleanup(ctx, h, p, st, o, true)
+	}
+	return c, err
+}
+
+// moved reports whether a name that would go leads to something else than the plan
+// was made with.
+func (c *Cleanup) moved(ctx context.Context) (bool, error) {
+	var moved atomic.Bool
+	g, ctx := errgroup.WithContext(ctx)
+	g.SetLimit(foreignAtOnce)
+	for _, r := range c.Remove {
+		g.Go(func() error {
+			d, err := c.stages.Resolve(ctx, r.Tag())
+			if errors.Is(err, storage.ErrNotFound) {
+				return nil // it has just gone
+			}
+			if err == nil && d.Digest != r.Manifest {
+				moved.Store(true)
+			}
+			return err
+		})
+	}
+	err := g.Wait()
+	return moved.Load(), err
+}
+
+// planCleanup makes one plan; with fresh, from what the storage says of every name.
+func (s Settings) planCleanup(ctx context.Context, h Host, p *Project, st *Storages, o CleanupOptions, fresh bool) (*Cleanup, error) {
 	if p.Config.Cleanup.Disabled {
 		return nil, ErrCleanupDisabled
 	}
@@ -86,7 +132,7 @@ func (s Settings) PlanCleanup(ctx context.Context, h Host, p *Project, st *Stora
 	if in.Listed, err = readKeepList(o.KeepList); err != nil {
 		return nil, err
 	}
-	in.Inventory, err = st.Inventory(ctx, c.project, stagesStorage, false, func(done, total int) { o.Progress("reading the storage", done, total) })
+	in.Inventory, err = st.Inventory(ctx, c.project, stagesStorage, fresh, func(done, total int) { o.Progress("reading the storage", done, total) })
 	if err != nil {
 		return nil, err
 	}
@@ -174,7 +220,7 @@ func (c *Cleanup) findCommits(ctx context.Context, p *Project, st *Storages, o C
 		return err
 	}
 	in.Commits, in.Open = found.Commits, slices.Concat(open, found.Open)
-	c.Commits, c.References = found.Commits, found.References
+	c.Commits, c.References, c.Bare = found.Commits, found.References, found.Bare
 	return nil
 }
 

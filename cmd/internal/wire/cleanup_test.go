@@ -6,12 +6,19 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 	"time"
 
+	"github.com/opencontainers/go-digest"
+	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
+
 	"github.com/cairnbuild/cairn/cleanup"
 	"github.com/cairnbuild/cairn/stages"
+	"github.com/cairnbuild/cairn/storage"
+	"github.com/cairnbuild/cairn/storage/inventory"
+	"github.com/cairnbuild/cairn/storage/mem"
 )
 
 // history is a project's repository.
@@ -202,5 +209,70 @@ func TestClustersAreThoseOfTheContexts(t *testing.T) {
 	}
 	if _, unread, err = host(path).clusters(nil); err != nil || len(unread) != 1 {
 		t.Errorf("a kubeconfig that is none: unread %v (%v)", unread, err)
+	}
+}
+
+func TestACommitWithItsConfigurationElsewhereMayHaveBuiltAnything(t *testing.T) {
+	h := newHistory(t)
+	host := Host{Now: time.Now, Getenv: func(string) string { return "" }}
+	at := func(dir string) *commitPlanner {
+		return &commitPlanner{settings: Settings{Dir: dir, CacheDir: t.TempDir()}, host: host, project: "shop", bases: noBases{}}
+	}
+	inRoot := h.commit("project: shop\n---\nimage: a\nfrom: scratch\n")
+	sub := filepath.Join(h.dir, "services", "shop")
+	if err := os.MkdirAll(sub, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	h.git("mv", "cairn.yaml", "services/shop/cairn.yaml")
+	h.git("commit", "-q", "-m", "move")
+	inSub := h.git("rev-parse", "HEAD")
+	h.git("mv", "services/shop/cairn.yaml", "services/shop/other.yaml")
+	h.git("commit", "-q", "-m", "leave")
+	none := h.git("rev-parse", "HEAD")
+	for name, c := range map[string]struct {
+		dir, commit, path string
+	}{
+		"it was in a directory":                 {h.dir, inSub, "services/shop/cairn.yaml"},
+		"it was in the root":                    {sub, inRoot, "cairn.yaml"},
+		"it is nowhere":                         {h.dir, none, ""},
+		"it is nowhere below the directory too": {sub, none, ""},
+	} {
+		got, err := at(c.dir).Plan(t.Context(), c.commit)
+		switch {
+		case err != nil:
+			t.Errorf("%s: %v", name, err)
+		case c.path == "":
+			if !got.Bare || len(got.Unplanned) > 0 {
+				t.Errorf("%s: %+v", name, got)
+			}
+		case got.Bare || len(got.Unplanned) != 1 || !got.Unplanned[0].Any || !strings.Contains(got.Unplanned[0].Why, strconv.Quote(c.path)):
+			t.Errorf("%s: %+v", name, got)
+		}
+	}
+}
+
+func TestANameThatWasPublishedAnewIsNoticedBeforeItGoes(t *testing.T) {
+	s := mem.New(mem.Options{})
+	publish := func(tag, text string) digest.Digest {
+		b := []byte(`{"schemaVersion":2,"mediaType":"` + ocispec.MediaTypeImageIndex + `","manifests":[],"annotations":{"a":"` + text + `"}}`)
+		d := ocispec.Descriptor{MediaType: ocispec.MediaTypeImageIndex, Digest: digest.FromBytes(b), Size: int64(len(b))}
+		if err := s.Publish(t.Context(), tag, storage.Manifest{Descriptor: d, Bytes: b}); err != nil {
+			t.Fatal(err)
+		}
+		return d.Digest
+	}
+	root := stages.DigestOf([]byte("a build"))
+	was := publish(storage.BuildTag(root), "first")
+	c := &Cleanup{stages: s}
+	c.Remove = []cleanup.Removal{
+		{Kind: inventory.KindBuild, Digest: root, Manifest: was},
+		{Kind: inventory.KindStage, Digest: stages.DigestOf([]byte("gone")), Manifest: was},
+	}
+	if moved, err := c.moved(t.Context()); moved || err != nil {
+		t.Errorf("before it: %v (%v)", moved, err)
+	}
+	publish(storage.BuildTag(root), "second")
+	if moved, err := c.moved(t.Context()); !moved || err != nil {
+		t.Errorf("after it: %v (%v)", moved, err)
 	}
 }

@@ -99,7 +99,7 @@ func (c *commitPlanner) Plan(ctx context.Context, commit string) (cleanup.Commit
 	case ctx.Err() != nil:
 		return cleanup.Commit{}, context.Cause(ctx)
 	case holdsNoProject(err):
-		return cleanup.Commit{}, nil
+		return c.elsewhere(ctx, commit)
 	case err != nil:
 		return unplanned(err), nil
 	case p.Config.Name != c.project:
@@ -112,7 +112,26 @@ func (c *commitPlanner) Plan(ctx context.Context, commit string) (cleanup.Commit
 	return c.images(ctx, p, out)
 }
 
-// holdsNoProject reports whether a commit cannot have been built.
+// elsewhere is about a commit without a configuration where the project is today.
+// Where it has one in another directory, that may have been the project's.
+func (c *commitPlanner) elsewhere(ctx context.Context, commit string) (cleanup.Commit, error) {
+	repo, err := source.Open(ctx, c.settings.Dir)
+	var path string
+	if err == nil {
+		path, err = repo.Find(ctx, commit, configNames())
+	}
+	switch {
+	case ctx.Err() != nil:
+		return cleanup.Commit{}, context.Cause(ctx)
+	case err != nil:
+		return unplanned(err), nil
+	case path == "":
+		return cleanup.Commit{Bare: true}, nil
+	}
+	return unplanned(fmt.Errorf("it has no configuration where the project is today, but %q", path)), nil
+}
+
+// holdsNoProject reports whether a commit has no configuration at today's path.
 func holdsNoProject(err error) bool {
 	var none *NoConfigError
 	return errors.As(err, &none) || errors.Is(err, source.ErrNotCommitted)
