@@ -54,6 +54,13 @@ type passed struct {
 	took time.Duration
 }
 
+// passTime is how long the passes of one look may take. They hold the locks of their
+// volumes, for which other processes wait.
+const passTime = 10 * time.Minute
+
+// errPassTime is the cause with which such passes end.
+var errPassTime = fmt.Errorf("it has taken %s; the next pass goes on", passTime)
+
 // rememberedManifests bounds what a daemon remembers of layouts between passes.
 const rememberedManifests = 65536
 
@@ -117,7 +124,9 @@ func (v *evictor) look(ctx context.Context) {
 	}
 	rules := v.rules
 	rules.Now = time.Now()
-	all, err := v.pass(ctx, rules)
+	limited, cancel := context.WithTimeoutCause(ctx, passTime, errPassTime)
+	defer cancel()
+	all, err := v.pass(limited, rules)
 	v.trouble("parts of the local cache cannot be looked at", err)
 	for _, p := range all {
 		v.passed(p)

@@ -246,6 +246,22 @@ func TestADaemonEvictsBeforeItLeaves(t *testing.T) {
 	})
 }
 
+func TestAPassThatDoesNotEndIsEnded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := watch(t, time.Hour)
+		w.used = full
+		began := time.Now()
+		w.evictor.pass = func(ctx context.Context, _ host.Rules) ([]passed, error) {
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}
+		w.evictor.look(t.Context())
+		if took := time.Since(began); took != passTime || w.messages(zapcore.WarnLevel) != 1 {
+			t.Errorf("it took %v, told as %v", took, w.log.All())
+		}
+	})
+}
+
 // fetchedCommit is a commit of another repository in a cache, used two hours ago.
 func fetchedCommit(t *testing.T, cache string) string {
 	t.Helper()

@@ -16,6 +16,13 @@ type Records interface {
 	Prune(ctx context.Context, ch chan client.UsageInfo, opts ...client.PruneOption) error
 }
 
+// engineTime is how long the engine may take for one answer. One that hangs must not
+// hold the lock of the volume, which keeps others from making room.
+const engineTime = 3 * time.Minute
+
+// errEngineHangs is the cause with which such a call ends.
+var errEngineHangs = fmt.Errorf("the engine has not answered for %s", engineTime)
+
 // Engine returns the store of an engine's records.
 func Engine(r Records) host.Store { return engine{r} }
 
@@ -27,9 +34,11 @@ func (engine) Name() string { return "engine" }
 // Items implements [host.Store]. The engine itself says which of its records a
 // build has in use; it counts what children share with parents once.
 func (e engine) Items(ctx context.Context) ([]host.Item, error) {
+	ctx, cancel := context.WithTimeoutCause(ctx, engineTime, errEngineHangs)
+	defer cancel()
 	all, err := e.records.DiskUsage(ctx)
 	if err != nil {
-		return nil, fmt.Errorf("list the engine's records: %w", err)
+		return nil, fmt.Errorf("list the engine's records: %w", because(ctx, err))
 	}
 	items := make([]host.Item, 0, len(all))
 	for _, u := range all {
@@ -56,6 +65,8 @@ func (e engine) Evict(ctx context.Context, ids []string) error {
 	for i, id := range ids {
 		filters[i] = "id==" + id
 	}
+	ctx, cancel := context.WithTimeoutCause(ctx, engineTime, errEngineHangs)
+	defer cancel()
 	// The engine sends what it removed, and waits for who reads that.
 	gone := make(chan client.UsageInfo)
 	read := make(chan struct{})
@@ -68,7 +79,15 @@ func (e engine) Evict(ctx context.Context, ids []string) error {
 	close(gone)
 	<-read
 	if err != nil {
-		return fmt.Errorf("prune the engine's records: %w", err)
+		return fmt.Errorf("prune the engine's records: %w", because(ctx, err))
 	}
 	return nil
+}
+
+// because returns err, or why ctx had ended: a call's own error does not tell.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); cause != nil {
+		return cause
+	}
+	return err
 }
