@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"time"
 
 	"github.com/opencontainers/go-digest"
@@ -213,11 +214,12 @@ func (r *run) awaitDecided(ctx context.Context, d digest.Digest, tell func(detai
 // the registry's own collector: another stage of equal outcome may have it, or be
 // about to get it.
 func (r *run) deleteDecided(ctx context.Context, tag string, c *synchronization.Claim) error {
+	undeleted := []error{storage.ErrNotFound, storage.ErrUnsupported, storage.ErrDenied, storage.ErrUnauthorized}
 	err := r.deleteTag(ctx, c, tag)
-	if err != nil && !errors.Is(err, storage.ErrNotFound) && !errors.Is(err, storage.ErrUnsupported) {
+	if err != nil && !slices.ContainsFunc(undeleted, func(class error) bool { return errors.Is(err, class) }) {
 		return err
 	}
-	// Where nothing can be deleted, the name must be gone by itself.
+	// Where nothing can be deleted, or not by this run, the name must be gone by itself.
 	if gone := r.vanishes(ctx, tag); gone != nil {
 		return errors.Join(gone, err)
 	}

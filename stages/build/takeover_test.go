@@ -160,6 +160,30 @@ func TestANewGenerationHasAnotherManifestEvenOfEqualBytes(t *testing.T) {
 	}
 }
 
+func TestADeletionThatIsDoneIsEndedByWhoMayNotDelete(t *testing.T) {
+	for _, class := range []error{storage.ErrDenied, storage.ErrUnauthorized, storage.ErrUnsupported} {
+		for _, far := range []int{decided, gone} {
+			synctest.Test(t, func(t *testing.T) {
+				w, p, _ := built(t, nil)
+				w.sweep()
+				w.withdraw(p.Images[0].Final(), far)
+				h := w.host()
+				h.storage = faulty.New(w.log, faulty.Always(faulty.DeleteTag, faulty.Fault{Err: class}))
+				_, err := h.run(t.Context(), p, nil)
+				if far == decided {
+					if !errors.Is(err, class) {
+						t.Errorf("the tag shows, and the error is %v, want %v", err, class)
+					}
+					return
+				}
+				must(t, err)
+				w.whole()
+				w.free("shop")
+			})
+		}
+	}
+}
+
 // forgetIndex is forget for a storage that keeps tags.
 func (w *world) forgetIndex(p *stages.Plan) {
 	w.t.Helper()
