@@ -240,14 +240,16 @@ func withdrawnBy(r sweep.Result) withdrawnName {
 	return w
 }
 
-// planWithdrawal says what is to be removed, with what the storage shows by now.
+// planWithdrawal says what is to be removed. What shows another manifest by now is left
+// out: the verdict was about the one in the inventory. To the plan it is new, so what it
+// stands on stays.
 func planWithdrawal(ctx context.Context, h held, tags []string) (sweep.Plan, []withdrawnName, error) {
-	known := make([]string, 0, len(h.inventory.Names))
+	known := make(map[string]bool, len(h.inventory.Names))
 	for _, n := range h.inventory.Names {
-		known = append(known, n.Tag)
+		known[n.Tag] = true
 	}
-	plan := sweep.Plan{Known: sweep.Known(known)}
-	var gone []withdrawnName
+	plan := sweep.Plan{Known: func(tag string) bool { return known[tag] }}
+	var done []withdrawnName
 	byManifest := map[digest.Digest]stages.Digest{}
 	for _, tag := range tags {
 		if n, ok := h.inventory.Name(tag); ok && n.Manifest != nil {
@@ -260,18 +262,23 @@ func planWithdrawal(ctx context.Context, h held, tags []string) (sweep.Plan, []w
 	for _, tag := range tags {
 		desc, err := h.storage.Resolve(ctx, tag)
 		if errors.Is(err, storage.ErrNotFound) {
-			gone = append(gone, withdrawnName{Tag: tag, Images: []listedImage{}, Gone: true})
+			done = append(done, withdrawnName{Tag: tag, Images: []listedImage{}, Gone: true})
 			continue
 		}
 		if err != nil {
-			return plan, gone, err
+			return plan, done, err
 		}
 		n, _ := h.inventory.Name(tag)
+		if n.Manifest != nil && n.Manifest.Digest != desc.Digest {
+			delete(known, tag)
+			done = append(done, withdrawnName{Tag: tag, Images: []listedImage{}, Why: "it was published anew"})
+			continue
+		}
 		if out, ok := toRemove(n, desc.Digest, below, byManifest); ok {
 			plan.Remove = append(plan.Remove, out)
 		}
 	}
-	return plan, gone, nil
+	return plan, done, nil
 }
 
 // toRemove describes a name as package sweep wants it; false for other kinds.
