@@ -338,6 +338,16 @@ func (l *Ledger) byShard(ds []stages.Digest) (map[string][]stages.Digest, []stri
 	return groups, names
 }
 
+// Recent reports whether a published or deleted entry is younger than Δ by the store's
+// own clock: a read of what it is about may lag behind it.
+func (l *Ledger) Recent(ctx context.Context, e Entry) (bool, error) {
+	now, err := l.client.Now(ctx)
+	if err != nil {
+		return false, opError(err, "read the clock of the ledger of %s", l.project)
+	}
+	return now.Sub(e.At) < l.delta+time.Second, nil
+}
+
 // List returns all entries, also those of a closed ledger. Keys that hold
 // nonsense are named by the error, which comes beside the others.
 func (l *Ledger) List(ctx context.Context) (map[stages.Digest]Entry, error) {

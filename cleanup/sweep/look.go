@@ -118,15 +118,38 @@ func (s *sweeper) lookInLedger(ctx context.Context, all condemned, marked []*ite
 			}
 		}
 		err := s.consider(ctx, all, e.Manifest.String(), d.Short())
-		if errors.Is(err, storage.ErrNotFound) && e.State == synchronization.Publishing {
-			s.keepAll(marked, fmt.Sprintf("%s was decided to be manifest %s, which cannot be read; it may stand on this. A build of it ends that", d.Short(), e.Manifest))
-			return nil
+		if err == nil {
+			continue
 		}
-		if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		if !errors.Is(err, storage.ErrNotFound) {
 			return err
+		}
+		why, err := s.unread(ctx, d, e)
+		if err != nil {
+			return err
+		}
+		if why != "" {
+			s.keepAll(marked, why)
+			return nil
 		}
 	}
 	return nil
+}
+
+// unread says why all must stay for an entry whose manifest cannot be read, "" where
+// nothing must.
+func (s *sweeper) unread(ctx context.Context, d stages.Digest, e synchronization.Entry) (string, error) {
+	switch e.State {
+	case synchronization.Publishing:
+		return fmt.Sprintf("%s was decided to be manifest %s, which cannot be read; it may stand on this. A build of it ends that", d.Short(), e.Manifest), nil
+	case synchronization.Published:
+		recent, err := s.Ledger.Recent(ctx, e)
+		if err != nil || !recent {
+			return "", err
+		}
+		return fmt.Sprintf("%s was published lately as manifest %s, which cannot be read yet; it may stand on this", d.Short(), e.Manifest), nil
+	}
+	return "", nil
 }
 
 func (s *sweeper) keepAll(items []*item, why string) {

@@ -26,6 +26,9 @@ const (
 // was cancelled: a mark costs a build that meets it one write.
 const releasing = 10 * time.Second
 
+// errLingers is of one tag: its registry lists or caches it for longer than others do.
+var errLingers = errors.New("it still shows after its deletion")
+
 // mark marks a name. Only what is not in flight, and was not lately, can be marked.
 func (s *sweeper) mark(ctx context.Context, it *item) error {
 	c, err := s.Session.Doom(ctx, it.Digest)
@@ -117,6 +120,9 @@ func (s *sweeper) failed(ctx context.Context, it *item, err error) error {
 	}
 	err = fmt.Errorf("%s %s: %w", it.Kind, it.Digest.Short(), err)
 	s.end(it, Result{Fate: Failed, Err: err})
+	if errors.Is(err, errLingers) {
+		return nil // its entry says so, and the next removal deletes it again
+	}
 	for _, class := range []error{
 		storage.ErrUnauthorized, storage.ErrDenied, storage.ErrUnsupported, storage.ErrRateLimited, storage.ErrTransient,
 		synchronization.ErrLost, synchronization.ErrClosed, synchronization.ErrUnavailable,
@@ -157,7 +163,7 @@ func (s *sweeper) vanishes(ctx context.Context, tag string) error {
 			return err
 		}
 	}
-	return fmt.Errorf("tag %s still shows after its deletion: %w", tag, storage.ErrTransient)
+	return fmt.Errorf("tag %s: %w: %w", tag, errLingers, storage.ErrTransient)
 }
 
 func pause(ctx context.Context, d time.Duration) error {

@@ -116,11 +116,9 @@ func (s *sweeper) listed() map[*item]bool {
 }
 
 // noteFreed begins the grace of the stages that the indexes named which are gone
-// by now, and which no other names.
+// by now, and which no other names. It does so also where this removal waits for none:
+// of what stays after all, a later one must not count a time from before.
 func (s *sweeper) noteFreed(ctx context.Context) error {
-	if s.Grace == 0 {
-		return nil
-	}
 	listed := s.listed()
 	freed := map[*item]bool{}
 	var ds []stages.Digest
@@ -213,7 +211,8 @@ func (s *sweeper) sweepBatch(ctx context.Context, ranks [][]*item) error {
 // each does something with all items that are still to go, several at a time. What
 // do returns ends the removal; the failure of one name is that name's fate.
 func (s *sweeper) each(ctx context.Context, parallel int, items []*item, do func(context.Context, *item) error) error {
-	tasks, ctx := errgroup.WithContext(ctx)
+	caller := ctx
+	tasks, ctx := errgroup.WithContext(caller)
 	tasks.SetLimit(parallel)
 	for _, it := range items {
 		if it.fate != "" {
@@ -224,7 +223,10 @@ func (s *sweeper) each(ctx context.Context, parallel int, items []*item, do func
 		}
 		tasks.Go(func() error { return do(ctx, it) })
 	}
-	return tasks.Wait()
+	if err := tasks.Wait(); err != nil {
+		return err
+	}
+	return context.Cause(caller) // who was cancelled has left items out
 }
 
 // end notes what became of an item and tells it.

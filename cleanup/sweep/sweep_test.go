@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"iter"
 	"slices"
 	"strings"
 	"testing"
@@ -113,7 +114,11 @@ func (w *world) sweep(rest time.Duration, names ...string) sweep.Outcome {
 
 func (w *world) trySweep(st sweep.Storage, rest time.Duration, names ...string) (sweep.Outcome, error) {
 	w.t.Helper()
-	ctx := w.t.Context()
+	return w.sweepIn(w.t.Context(), st, rest, names...)
+}
+
+func (w *world) sweepIn(ctx context.Context, st sweep.Storage, rest time.Duration, names ...string) (sweep.Outcome, error) {
+	w.t.Helper()
 	l, err := synchronization.Open(ctx, w.backend, "shop", synchronization.Options{Now: time.Now, Rand: rand.Reader})
 	w.must(err)
 	defer l.Close()
@@ -244,6 +249,13 @@ func TestWhatStaysKeepsWhatItStandsOn(t *testing.T) {
 			c := acquired(w, s, digestOf("lost"))
 			w.must(c.Decide(w.t.Context(), digest.FromString("lost")))
 		}, map[string]sweep.Fate{"one": sweep.Needed, "two": sweep.Needed, "base": sweep.Needed}},
+		{"a manifest published lately that does not read yet keeps everything", func(w *world, _ *synchronization.Ledger, s *synchronization.Session) {
+			published(w, s, digestOf("lagging"), digest.FromString("lagging"))
+		}, map[string]sweep.Fate{"one": sweep.Needed, "two": sweep.Needed, "base": sweep.Needed}},
+		{"a manifest published long ago that does not read keeps nothing", func(w *world, _ *synchronization.Ledger, s *synchronization.Session) {
+			published(w, s, digestOf("lost"), digest.FromString("lost"))
+			time.Sleep(synchronization.DefaultDelta + 2*time.Second)
+		}, map[string]sweep.Fate{"one": sweep.Removed, "two": sweep.Removed, "base": sweep.Removed}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			inWorld(t, func(t *testing.T, w *world) {
@@ -362,6 +374,87 @@ func TestWhoMayNotDeleteMarksNothing(t *testing.T) {
 		if left := w.entries(); len(left) > 0 {
 			t.Errorf("entries are left: %v", left)
 		}
+	})
+}
+
+// lingering is a storage in which one tag shows for long after its deletion.
+type lingering struct {
+	*mem.Storage
+	tag string
+}
+
+func (s lingering) DeleteTag(ctx context.Context, tag string) error {
+	if tag == s.tag {
+		return nil
+	}
+	return s.Storage.DeleteTag(ctx, tag)
+}
+
+func TestATagThatLingersFailsAlone(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.stage("base", "")
+		w.stage("lower", "base")
+		w.stage("lingers", "base")
+		w.stage("alone", "")
+		w.stage("top", "alone")
+		_, err := w.trySweep(lingering{w.store, w.names["lingers"].Tag()}, 0, "base", "lower", "lingers", "alone", "top")
+		w.must(err)
+		w.want(map[string]sweep.Fate{
+			"lingers": sweep.Failed, "base": sweep.Needed, "lower": sweep.Removed, "alone": sweep.Removed, "top": sweep.Removed,
+		})
+		w.sweep(0, "base", "lingers")
+		if _, err := w.store.Resolve(t.Context(), w.names["lingers"].Tag()); !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("the next removal left it: %v", err)
+		}
+	})
+}
+
+// cancelling is a storage whose reader is cancelled when it has listed the tags.
+type cancelling struct {
+	*mem.Storage
+	cancel context.CancelCauseFunc
+}
+
+func (s cancelling) Tags(ctx context.Context) iter.Seq2[string, error] {
+	return func(yield func(string, error) bool) {
+		s.Storage.Tags(ctx)(yield)
+		s.cancel(errEnough)
+	}
+}
+
+var errEnough = errors.New("enough")
+
+func TestARemovalThatIsCancelledIsNoSuccess(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.stage("one", "")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		if _, err := w.sweepIn(ctx, cancelling{w.store, cancel}, 0, "one"); !errors.Is(err, errEnough) {
+			t.Errorf("the error is %v", err)
+		}
+		w.want(map[string]sweep.Fate{"one": ""})
+	})
+}
+
+func TestTheGraceBeginsAgainWhenARemovalWithoutOneTookTheName(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.stage("one", "")
+		w.sweep(grace, "one")
+		w.want(map[string]sweep.Fate{"one": sweep.Waits})
+		time.Sleep(grace)
+		w.index("build", "one")
+		l, err := synchronization.Open(t.Context(), w.backend, "shop", synchronization.Options{Now: time.Now, Rand: rand.Reader})
+		w.must(err)
+		defer l.Close()
+		s, err := l.Join(t.Context())
+		w.must(err)
+		published(w, s, digestOf("one"), w.names["one"].Manifest)
+		w.must(s.Close(t.Context()))
+		w.sweep(0, "build", "one")
+		w.want(map[string]sweep.Fate{"build": sweep.Removed, "one": sweep.Needed})
+		time.Sleep(synchronization.DefaultDelta + 2*time.Second)
+		w.sweep(grace, "one")
+		w.want(map[string]sweep.Fate{"one": sweep.Waits})
 	})
 }
 
