@@ -332,7 +332,12 @@ func (c *Cleanup) Apply(ctx context.Context, o CleanupRun) (out sweep.Outcome, e
 		return out, fmt.Errorf("join the ledger: %w", err)
 	}
 	defer func() { err = errors.Join(err, session.Close(context.WithoutCancel(ctx))) }()
-	return sweep.Run(ctx, plan, sweep.Options{
-		Storage: c.stages, Ledger: l.Ledger, Session: session, Grace: o.Grace, Waiting: o.Waiting, Done: o.Done,
+	err = bounded(ctx, cleanupLimit, o.Waiting, func(ctx context.Context, waiting func(synchronization.Holder)) error {
+		var err error
+		out, err = sweep.Run(ctx, plan, sweep.Options{
+			Storage: c.stages, Ledger: l.Ledger, Session: session, Grace: o.Grace, Waiting: waiting, Done: o.Done,
+		})
+		return err
 	})
+	return out, err
 }
