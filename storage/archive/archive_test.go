@@ -261,3 +261,22 @@ func FuzzOpen(f *testing.F) {
 		}
 	})
 }
+
+func TestAnArchiveThatAnotherHasPutMeanwhileStays(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "a.tar")
+	one, other := create(t, path), create(t, path)
+	check(t, one.Commit())
+	if err := other.Commit(); !errors.Is(err, storage.ErrExists) {
+		t.Errorf("the second was completed with %v", err)
+	}
+}
+
+func TestABlobOfAnotherSizeIsNotTakenForPresent(t *testing.T) {
+	a := create(t, filepath.Join(t.TempDir(), "a.tar"))
+	d := ocispec.Descriptor{Digest: digest.FromString("one"), Size: 3}
+	check(t, a.PushBlob(t.Context(), d, storagetest.Content([]byte("one"))))
+	d.Size = 4
+	if err := a.PushBlob(t.Context(), d, storagetest.Content([]byte("one"))); !errors.Is(err, storage.ErrCorrupt) {
+		t.Errorf("it is %v", err)
+	}
+}

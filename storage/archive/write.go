@@ -26,6 +26,8 @@ import (
 type writer struct {
 	tar  *tar.Writer
 	done bool // it has its place
+	// old is the file whose content it has taken over, nil where there was none.
+	old fs.FileInfo
 }
 
 // Create begins an archive that takes its place at path with [Archive.Commit]. It
@@ -60,7 +62,10 @@ func (a *Archive) begin(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	return errors.Join(a.takeOver(ctx, old), old.Close())
+	if a.w.old, err = old.f.Stat(); err == nil {
+		err = a.takeOver(ctx, old)
+	}
+	return errors.Join(err, old.Close())
 }
 
 // takeOver copies what another archive holds.
@@ -93,7 +98,10 @@ func (a *Archive) PushBlob(ctx context.Context, d ocispec.Descriptor, c storage.
 }
 
 func (a *Archive) pushBlob(ctx context.Context, d ocispec.Descriptor, c storage.Content) error {
-	if _, there, err := a.find(ctx, d.Digest); err != nil || there {
+	if at, there, err := a.find(ctx, d.Digest); err != nil || there {
+		if err == nil && at.size != d.Size {
+			err = fmt.Errorf("%w: the archive has %d bytes of it and not %d", storage.ErrCorrupt, at.size, d.Size)
+		}
 		return err
 	}
 	r, err := c.Open()
@@ -234,10 +242,28 @@ func (a *Archive) commit() error {
 		err = a.f.Sync()
 	}
 	if err == nil {
+		err = a.unchanged()
+	}
+	if err == nil {
 		err = os.Rename(a.f.Name(), a.path)
 	}
 	a.w.done = err == nil
 	return err
+}
+
+// unchanged makes sure that nobody else has put an archive in the place, whose
+// content would be lost.
+func (a *Archive) unchanged() error {
+	there, err := os.Stat(a.path)
+	switch {
+	case errors.Is(err, fs.ErrNotExist):
+		return nil
+	case err != nil:
+		return err
+	case a.w.old == nil || !os.SameFile(a.w.old, there) || !there.ModTime().Equal(a.w.old.ModTime()): // a number of a file is used again
+		return fmt.Errorf("%w: another archive was put there meanwhile", storage.ErrExists)
+	}
+	return nil
 }
 
 // Digest returns the digest of the whole file, for people who carry it.
