@@ -41,6 +41,9 @@ func (f *fake) History(_ context.Context, commit string) (policy.History, error)
 
 func (f *fake) Plan(_ context.Context, commit string) (cleanup.Commit, error) {
 	f.planned = append(f.planned, commit)
+	if strings.HasPrefix(commit, "bare") {
+		return cleanup.Commit{Bare: true}, f.fail
+	}
 	if strings.HasPrefix(commit, "bad") {
 		return cleanup.Commit{Unplanned: []cleanup.Unplanned{{Any: true, Why: "no base is pinned"}}}, f.fail
 	}
@@ -114,5 +117,13 @@ func TestEachCommitIsPlannedOnce(t *testing.T) {
 	f.fail = context.Canceled
 	if _, err := Find(t.Context(), Input{Policies: config.DefaultCleanup().KeepPolicies, References: branches("main"), Histories: f, Planner: f, Inventory: built(""), Now: now()}); !errors.Is(err, context.Canceled) {
 		t.Errorf("a failure gives %v", err)
+	}
+}
+
+func TestReferencesWithoutAConfigurationAreNamed(t *testing.T) {
+	f := &fake{histories: map[string]string{"bare0": "bare0 a", "main0": "main0 bare1"}}
+	r, err := Find(t.Context(), Input{Policies: config.DefaultCleanup().KeepPolicies, References: branches("bare", "main"), Histories: f, Planner: f, Inventory: built("main0 a"), Now: now()})
+	if err != nil || strings.Join(r.Bare, " ") != "branch bare" {
+		t.Errorf("named %q (%v)", r.Bare, err)
 	}
 }
