@@ -3,6 +3,7 @@ package wire
 import (
 	"cmp"
 	"context"
+	"errors"
 	"fmt"
 	"sync/atomic"
 	"time"
@@ -47,7 +48,7 @@ func bounded(ctx context.Context, limit time.Duration, waiting func(synchronizat
 			waiting(h)
 		}
 	})
-	if err != nil && context.Cause(ctx) == error(over) {
+	if err != nil && errors.Is(context.Cause(ctx), over) {
 		return &RemovalLimitError{Limit: limit, Last: last.Load()}
 	}
 	return err
