@@ -367,16 +367,19 @@ func (r *run) publish(ctx context.Context, n *node, c *synchronization.Claim, ca
 	if err := r.checkNewMarker(ctx); err != nil {
 		return err
 	}
-	m := cand.image.Manifest()
-	if err := c.Decide(ctx, m.Descriptor.Digest); err != nil {
-		return err
+	if ctx.Err() != nil {
+		return context.Cause(ctx)
 	}
-	// Decided: from here on a cancelled run finishes rather than leaving it to others.
-	// Otherwise it takes as long as it takes: the ledger and the storage have bounds of
-	// their own.
-	n.decide()
+	// From here on a cancelled run finishes rather than leaving it to others: whether a
+	// decision was heard of would be unknown. Otherwise it takes as long as it takes: the
+	// ledger and the storage have bounds of their own.
+	m := cand.image.Manifest()
 	fctx, cancel := outliving(ctx, finishing)
 	defer cancel()
+	if err := c.Decide(fctx, m.Descriptor.Digest); err != nil {
+		return err
+	}
+	n.decide()
 	r.phase(n, PhasePublishing, "")
 	if err := r.name(fctx, n.tag(), c, m); err != nil {
 		return err
