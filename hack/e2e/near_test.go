@@ -47,7 +47,7 @@ func TestLayersThatAHostHasReadAreNotReadAgain(t *testing.T) {
 	p := newProject(t, onTop, r)
 	storage := storageOf(t, r, "")
 	newHost(t, 0).build(t, p, storage) // by somebody else
-	h := newHost(t, ownDaemon) // an engine that others share may have the base already
+	h := newHost(t, ownDaemon)         // an engine that others share may have the base already
 	build := func(content string) report {
 		t.Helper()
 		p.change(t, "src/a", content)
