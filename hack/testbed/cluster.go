@@ -37,7 +37,7 @@ type ClusterOptions struct {
 // binary returns the program that all parts of the cluster are.
 func (o ClusterOptions) binary() (string, error) {
 	if o.Optimized {
-		return tool("kubeall-optimized", "kube-optimized")
+		return tool(filepath.Join("optimized", "kubeall"), "kube-optimized")
 	}
 	return tool("kubeall", "kube")
 }
