@@ -23,8 +23,8 @@ configVersion: 1
 image: app
 from: @REGISTRY@/base/busybox:latest
 shell:
-  install: ["@COUNT@/shared", "date +%%s%%N > /shared"]
-  setup: ["@COUNT@/v%d", "date +%%s%%N > /own"]
+  install: ["@COUNT@/shared", "cat /proc/sys/kernel/random/uuid > /shared"]
+  setup: ["@COUNT@/v%d", "cat /proc/sys/kernel/random/uuid > /own"]
 `, version), shared.registry)
 }
 
