@@ -6,6 +6,7 @@ import (
 	"go/token"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -83,6 +84,30 @@ func TestFilesNameNoMachineAndNoTestSkips(t *testing.T) {
 		t.Fatal(err)
 	}
 	report(t, wrong)
+}
+
+// A folder at the top is found by its name before anything is read: there are these.
+func TestCodeStandsInOneOfTheFoldersAtTheTop(t *testing.T) {
+	dir, err := filepath.Abs(root)
+	if err != nil {
+		t.Fatal(err)
+	}
+	files, err := Files(t.Context(), dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	folders := []string{"cmd", "stages", "storage", "synchronization", "lock", "cleanup", "deploy", "hack", "docs", ".ci"}
+	seen := map[string]bool{}
+	for _, f := range files {
+		top, _, below := strings.Cut(filepath.ToSlash(f), "/")
+		if below && !seen[top] && !slices.Contains(folders, top) {
+			t.Errorf("%s is in a folder of its own at the top", f)
+		}
+		seen[top] = true
+	}
+	if !seen["stages"] {
+		t.Error("no file of stages was seen: the paths are not what this test takes them for")
+	}
 }
 
 const (

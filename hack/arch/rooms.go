@@ -38,7 +38,7 @@ func Rooms() []Room {
 		{Path: "lock", Libraries: []string{}},
 		{Path: "synchronization", May: []string{"lock", "stages"}, Alone: true},
 		{Path: "synchronization/...", May: []string{"lock/...", "stages", "synchronization"}},
-		{Path: "switchover", May: []string{"stages", "storage", "storage/transfer", "synchronization"}},
+		{Path: "synchronization/switchover", May: []string{"stages", "storage", "storage/transfer", "synchronization"}},
 		{Path: "cleanup", May: []string{"stages", "stages/config", "storage", "storage/inventory", "synchronization"}},
 		{Path: "deploy", May: []string{"stages", "storage"}},
 		{Path: "cmd/cairn", May: []string{"cmd/internal/..."}},

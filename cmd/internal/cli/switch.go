@@ -10,8 +10,8 @@ import (
 
 	"github.com/cairnbuild/cairn/cmd/internal/variables"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
-	"github.com/cairnbuild/cairn/switchover"
 	"github.com/cairnbuild/cairn/synchronization"
+	"github.com/cairnbuild/cairn/synchronization/switchover"
 )
 
 // Defaults of a switch.

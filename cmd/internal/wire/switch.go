@@ -9,8 +9,8 @@ import (
 
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/storage/transfer"
-	"github.com/cairnbuild/cairn/switchover"
 	"github.com/cairnbuild/cairn/synchronization"
+	"github.com/cairnbuild/cairn/synchronization/switchover"
 )
 
 // Switching moves a project's stages of this host to a registry, or back.

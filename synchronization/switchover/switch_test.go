@@ -9,8 +9,8 @@ import (
 
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/storage/transfer"
-	"github.com/cairnbuild/cairn/switchover"
 	"github.com/cairnbuild/cairn/synchronization"
+	"github.com/cairnbuild/cairn/synchronization/switchover"
 )
 
 // play runs a test in simulated time.

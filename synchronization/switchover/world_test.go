@@ -17,9 +17,9 @@ import (
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/storage"
 	storagemem "github.com/cairnbuild/cairn/storage/mem"
-	"github.com/cairnbuild/cairn/switchover"
 	"github.com/cairnbuild/cairn/synchronization"
 	"github.com/cairnbuild/cairn/synchronization/mem"
+	"github.com/cairnbuild/cairn/synchronization/switchover"
 )
 
 // world is a project's old place and its new one.
