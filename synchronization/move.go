@@ -119,7 +119,8 @@ func decodeNote[T any](text string, valid func(T) error) (T, error) {
 		}
 	}
 	if err != nil {
-		return note, fmt.Errorf("%w: %w", ErrBadEntry, err)
+		var none T
+		return none, fmt.Errorf("%w: %w", ErrBadEntry, err)
 	}
 	return note, nil
 }
