@@ -80,17 +80,20 @@ func Owner(ctx context.Context, target Source, project string) (storage.Marker, 
 	return m, nil
 }
 
-// lookEvery is how old what is known of the target's marker may be when a name is put.
+// lookEvery is how old what is known of the target's marker and names may be when a
+// name is put.
 const lookEvery = 2 * time.Second
 
 // Direct names without a ledger: for storages in which nobody publishes but
-// copies do. Just before a name is put it makes sure that there is none, and, by a
-// look at the marker that was begun two seconds before at most, that no runner has
-// begun to publish there.
+// copies do. Before a name is put it makes sure that nothing has it, by asking for it or
+// by a listing that was begun two seconds before at most, and, by a look at the
+// marker that is no older, that no runner has begun to publish there. What somebody
+// else names otherwise within that time may be moved.
 type Direct struct {
 	target  Target
 	project string
 	now     func() time.Time
+	free    *free
 
 	mu     sync.Mutex
 	looked time.Time // when the last look at the marker began; zero before the first
@@ -102,7 +105,7 @@ type Direct struct {
 // shared says that stages are named otherwise, under the storage's ledger, so that
 // runners may publish there; indexes, which are the same whoever writes them, need none.
 func NewDirect(target Target, project string, shared bool, now func() time.Time) *Direct {
-	return &Direct{target: target, project: project, shared: shared, now: now}
+	return &Direct{target: target, project: project, shared: shared, now: now, free: &free{target: target, now: now}}
 }
 
 // Name implements [Namer].
@@ -110,16 +113,27 @@ func (d *Direct) Name(ctx context.Context, tag string, m storage.Manifest) error
 	if err := d.look(ctx); err != nil {
 		return err
 	}
+	if d.free.has(ctx, tag) {
+		return d.put(ctx, tag, m)
+	}
 	found, err := d.target.Resolve(ctx, tag)
 	switch {
 	case errors.Is(err, storage.ErrNotFound):
-		return d.target.Publish(ctx, tag, m)
+		return d.put(ctx, tag, m)
 	case err != nil:
 		return err
 	case found.Digest != m.Descriptor.Digest:
 		return &DifferentError{Tag: tag, Ours: m.Descriptor.Digest, Theirs: found.Digest}
 	}
 	return nil
+}
+
+func (d *Direct) put(ctx context.Context, tag string, m storage.Manifest) error {
+	err := d.target.Publish(ctx, tag, m)
+	if err == nil {
+		d.free.given(tag)
+	}
+	return err
 }
 
 // look makes sure that the target is the project's and not in use by builds. Who
