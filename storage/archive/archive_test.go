@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"os"
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 
 	"github.com/opencontainers/go-digest"
@@ -94,10 +96,10 @@ func TestAnArchiveAppearsWholeAndIsAddedTo(t *testing.T) {
 	if _, err := os.Stat(path); err == nil {
 		t.Error("it is there before it is complete")
 	}
-	check(t, a.Commit())
+	check(t, a.Commit(t.Context()))
 	b := create(t, path)
 	put(t, b, "two", "second layer")
-	check(t, b.Commit())
+	check(t, b.Commit(t.Context()))
 
 	c := open(t, path)
 	if got := tags(t, c); !slices.Equal(got, []string{"one", "two"}) {
@@ -120,7 +122,7 @@ func TestTheSameContentMakesTheSameBytes(t *testing.T) {
 		a := create(t, filepath.Join(dir, name))
 		put(t, a, "one", "first layer")
 		put(t, a, "two", strings.Repeat("x", 3000))
-		check(t, a.Commit())
+		check(t, a.Commit(t.Context()))
 		sum, err := a.Digest()
 		check(t, err)
 		sums = append(sums, sum)
@@ -139,7 +141,7 @@ func TestContentThatBreaksOffLeavesTheArchiveSound(t *testing.T) {
 		t.Errorf("a part of a blob: %v", err)
 	}
 	put(t, a, "one", "first layer")
-	check(t, a.Commit())
+	check(t, a.Commit(t.Context()))
 	b := open(t, path)
 	read(t, b, "first layer")
 	if ok, err := b.HasBlob(t.Context(), want); ok || err != nil {
@@ -265,9 +267,41 @@ func FuzzOpen(f *testing.F) {
 func TestAnArchiveThatAnotherHasPutMeanwhileStays(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "a.tar")
 	one, other := create(t, path), create(t, path)
-	check(t, one.Commit())
-	if err := other.Commit(); !errors.Is(err, storage.ErrExists) {
+	check(t, one.Commit(t.Context()))
+	if err := other.Commit(t.Context()); !errors.Is(err, storage.ErrExists) {
 		t.Errorf("the second was completed with %v", err)
+	}
+}
+
+func TestOfManyWhoCompleteAnArchiveAtOnceOneHasThePlace(t *testing.T) {
+	for _, before := range []bool{false, true} {
+		t.Run(fmt.Sprintf("beside one that was there: %t", before), func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), "a.tar")
+			if before {
+				check(t, create(t, path).Commit(t.Context()))
+			}
+			archives, errs := make([]*archive.Archive, 16), make([]error, 16)
+			for i := range archives {
+				archives[i] = create(t, path)
+				put(t, archives[i], fmt.Sprint("tag-", i), "layer")
+			}
+			var all sync.WaitGroup
+			for i, a := range archives {
+				all.Go(func() { errs[i] = a.Commit(t.Context()) })
+			}
+			all.Wait()
+			var won []string
+			for i, err := range errs {
+				if err == nil {
+					won = append(won, fmt.Sprint("tag-", i))
+				} else if !errors.Is(err, storage.ErrExists) {
+					t.Errorf("one ended with %v", err)
+				}
+			}
+			if there := tags(t, open(t, path)); len(won) != 1 || !slices.Equal(there, won) {
+				t.Errorf("%q have the place, and it names %q", won, there)
+			}
+		})
 	}
 }
 

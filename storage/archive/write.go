@@ -214,17 +214,18 @@ func (a *Archive) Publish(ctx context.Context, tag string, m storage.Manifest) e
 	return nil
 }
 
-// Commit completes a created archive and gives it its place, in one step.
-func (a *Archive) Commit() error {
+// Commit completes a created archive and gives it its place, in one step. It fails
+// with [storage.ErrExists] where another has taken that since [Create].
+func (a *Archive) Commit(ctx context.Context) error {
 	a.mu.Lock()
 	defer a.mu.Unlock()
-	if err := a.commit(); err != nil {
+	if err := a.commit(ctx); err != nil {
 		return a.fail("complete", "", err)
 	}
 	return nil
 }
 
-func (a *Archive) commit() error {
+func (a *Archive) commit(ctx context.Context) error {
 	if err := a.readOnly(); err != nil {
 		return err
 	}
@@ -242,13 +243,49 @@ func (a *Archive) commit() error {
 		err = a.f.Sync()
 	}
 	if err == nil {
-		err = a.unchanged()
-	}
-	if err == nil {
-		err = os.Rename(a.f.Name(), a.path)
+		err = a.settle(ctx)
 	}
 	a.w.done = err == nil
 	return err
+}
+
+// How long another process may take that is about to do the same: it looks for one
+// file and renames another.
+const (
+	lockLimit = 10 * time.Second
+	lockPause = 2 * time.Millisecond
+)
+
+// settle renames the file to its place unless another has been put there. All who do
+// so look and rename under one lock.
+func (a *Archive) settle(ctx context.Context) error {
+	unlock, err := lock(ctx, a.path)
+	if err != nil {
+		return err
+	}
+	defer unlock()
+	if err := a.unchanged(); err != nil {
+		return err
+	}
+	return os.Rename(a.f.Name(), a.path)
+}
+
+// lock waits for the lock on the place at path.
+func lock(ctx context.Context, path string) (unlock func(), err error) {
+	ctx, cancel := context.WithTimeout(ctx, lockLimit)
+	defer cancel()
+	ticks := time.NewTicker(lockPause)
+	defer ticks.Stop()
+	for {
+		if unlock, err := tryLock(path); unlock != nil || err != nil {
+			return unlock, err
+		}
+		select {
+		case <-ticks.C:
+		case <-ctx.Done():
+			return nil, fmt.Errorf("another process is putting a file there: %w", context.Cause(ctx))
+		}
+	}
 }
 
 // unchanged makes sure that nobody else has put an archive in the place, whose

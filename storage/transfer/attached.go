@@ -35,18 +35,36 @@ func (l *looker) attached(ctx context.Context) error {
 		}
 		subjects = next
 	}
-	var err error
-	l.view.Accounts, err = l.accounts(ctx)
-	return err
+	return l.accounts(ctx)
 }
 
-// accounts asks whether the target keeps an account, where there is something for it.
-func (l *looker) accounts(ctx context.Context) (bool, error) {
-	for d := range l.view.Attached {
+// accountTries is for how many manifests a target is asked that gives no answer
+// that can be read.
+const accountTries = 3
+
+// accounts asks whether the target keeps an account, where there is something for
+// it. Where no answer can be read, that is noted, and the target gets the tags of
+// the specification's schema: they do no harm beside an account.
+func (l *looker) accounts(ctx context.Context) error {
+	var unread error
+	var of digest.Digest
+	for i, d := range sortedKeys(l.view.Attached) {
+		if i == accountTries {
+			break
+		}
 		found, err := referrers(ctx, l.target, d)
-		return found != nil && err == nil, err
+		if !unreadable(err) {
+			l.view.Accounts = found != nil && err == nil
+			return err
+		}
+		if unread == nil {
+			unread, of = err, d
+		}
 	}
-	return false, nil
+	if unread != nil {
+		l.view.Unlisted[of] = unread
+	}
+	return nil
 }
 
 // referrers returns what a storage says is attached to d, nil where it keeps no account.

@@ -18,6 +18,26 @@ import (
 // never the truth: a name that is not listed any more is not taken from it.
 type Record map[string]digest.Digest
 
+// Record returns what is known to be the same on both sides after a copy: what was
+// found so, what was named, and of what was known before it what was not looked at
+// and the target still lists. What was withdrawn there is forgotten.
+func (v *View) Record(known Record, r *Result) Record {
+	rec := Record{}
+	for tag, d := range known {
+		if v.there[tag] {
+			rec[tag] = d
+		}
+	}
+	for _, n := range v.Names {
+		delete(rec, n.Tag)
+		if n.Same() {
+			rec[n.Tag] = n.There
+		}
+	}
+	maps.Copy(rec, r.Named)
+	return rec
+}
+
 // Bounds of a record that is read.
 const (
 	maxRecord     = 256 << 20

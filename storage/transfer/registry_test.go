@@ -9,6 +9,7 @@ import (
 	"net/http/httptest"
 	"slices"
 	"strings"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -96,12 +97,15 @@ func thrice(t *testing.T) *site {
 }
 
 func TestABusyRegistryIsWaitedForAndEverythingArrives(t *testing.T) {
+	var refused sync.Map // each request once, whatever upload it belongs to
 	var asked atomic.Int64
 	to, longest := spoilt(t, func(w http.ResponseWriter, r *http.Request) bool {
-		switch n := asked.Add(1); {
-		case r.URL.Path == "/v2/" || n%3 != 0:
+		path, _, _ := strings.Cut(r.URL.Path, "/uploads/")
+		_, before := refused.LoadOrStore(r.Method+path+r.URL.Query().Get("digest"), true)
+		switch {
+		case r.URL.Path == "/v2/" || before:
 			return false
-		case n%2 == 0:
+		case asked.Add(1)%2 == 0:
 			w.Header().Set("Retry-After", "7")
 			w.WriteHeader(http.StatusTooManyRequests)
 		default:
@@ -194,5 +198,31 @@ func TestWhatTheReferrersAPIListsTravelsAlong(t *testing.T) {
 	check(t, err)
 	if len(got) != 1 || got[0].Digest != bill.Descriptor.Digest {
 		t.Errorf("attached at the target is %v, want %s", got, bill.Descriptor.Digest)
+	}
+}
+
+func TestATargetWhoseAccountOfWhatIsAttachedIsCorruptGetsItByTag(t *testing.T) {
+	from := newSite("from")
+	m := from.stage(t, "backend", "one")
+	bill := from.attach(t, "bill of materials", m.Descriptor)
+	from.list(t, m.Descriptor.Digest, bill.Descriptor)
+	to, _ := spoilt(t, func(w http.ResponseWriter, r *http.Request) bool {
+		if !strings.Contains(r.URL.Path, "/referrers/") {
+			return false
+		}
+		_, err := io.WriteString(w, `{"manifests":7}`)
+		check(t, err)
+		return true
+	})
+	r, err := carry(t, from, to)
+	check(t, err)
+	if got, want := names(t, to), tagsIn(t, from); !slices.Equal(got, want) {
+		t.Errorf("it names %q, want %q", got, want)
+	}
+	if _, err := to.Manifest(t.Context(), bill.Descriptor.Digest.String()); err != nil {
+		t.Errorf("what is attached did not come: %v", err)
+	}
+	if len(r.Skips) != 1 || !errors.Is(r.Skips[0].Err, storage.ErrCorrupt) || r.Skips[0].Subject != m.Descriptor.Digest {
+		t.Errorf("skipped %+v, want what the target does not tell", r.Skips)
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -86,6 +87,8 @@ type View struct {
 	// Accounts is set where the target keeps an account of what refers to a
 	// manifest, so that no tag has to.
 	Accounts bool
+
+	there map[string]bool // all tags of the target
 }
 
 // LookOptions are the choices of [Look]; the zero value is good.
@@ -100,7 +103,7 @@ type LookOptions struct {
 	// Attached has it also asked what is attached to manifests that both sides name.
 	Attached bool
 	// Known is what both sides named in an earlier run, so that it need not be
-	// compared again. It may be nil.
+	// compared again unless an index that is to be copied names it. It may be nil.
 	Known Record
 	// Progress, where set, counts what is read.
 	Progress *Progress
@@ -125,6 +128,9 @@ func Look(ctx context.Context, source, target Source, o LookOptions) (*View, err
 	if err := l.each(ctx, len(l.view.Names), l.name); err != nil {
 		return nil, err
 	}
+	if err := l.doubt(ctx); err != nil {
+		return nil, err
+	}
 	l.drop()
 	if err := l.parts(ctx); err != nil {
 		return nil, err
@@ -140,6 +146,8 @@ type looker struct {
 	o              LookOptions
 	view           *View
 	there          map[string]bool // tags of the target
+	// known is [LookOptions].Known without what has to be compared after all.
+	known Record
 
 	mu    sync.Mutex
 	asked map[string]bool // tags that the source lacks
@@ -186,7 +194,7 @@ func (l *looker) list(ctx context.Context) error {
 			l.view.Others++
 		}
 	}
-	l.asked = map[string]bool{}
+	l.asked, l.known, l.view.there = map[string]bool{}, maps.Clone(l.o.Known), l.there
 	l.o.Progress.found(len(l.view.Names))
 	return nil
 }
@@ -226,8 +234,12 @@ func subjectOf(tag string) (digest.Digest, bool) {
 
 // name finds out about one name.
 func (l *looker) name(ctx context.Context, i int) error {
-	n := &l.view.Names[i]
 	defer l.o.Progress.looked()
+	return l.find(ctx, &l.view.Names[i])
+}
+
+// find is name without the account of it.
+func (l *looker) find(ctx context.Context, n *Name) error {
 	if l.there[n.Tag] {
 		if err := l.compare(ctx, n); err != nil || n.Same() && !l.o.Contents || n.Manifest.Bytes != nil {
 			return l.sourceSide(n, err)
@@ -240,7 +252,7 @@ func (l *looker) name(ctx context.Context, i int) error {
 
 // compare finds out what both sides name, without reading it.
 func (l *looker) compare(ctx context.Context, n *Name) error {
-	if d, ok := l.o.Known[n.Tag]; ok && n.Kind != KindAttached {
+	if d, ok := l.known[n.Tag]; ok && n.Kind != KindAttached {
 		n.There, n.Manifest.Descriptor.Digest = d, d
 		return nil
 	}
@@ -255,6 +267,41 @@ func (l *looker) compare(ctx context.Context, n *Name) error {
 	ours, err := l.source.Resolve(ctx, n.Tag)
 	n.Manifest.Descriptor = ours
 	return err
+}
+
+// doubt compares, after all, stages that are only known to be the same, and that
+// an index names which is to be copied. A stage may have been withdrawn at one side
+// and made anew since; what was built on it was withdrawn with it, so that the
+// target lacks an index that the source has.
+func (l *looker) doubt(ctx context.Context) error {
+	doubted := map[string]bool{}
+	for _, n := range l.view.Names {
+		if n.Kind != KindIndex || n.There != "" || n.Err != nil || n.Manifest.Bytes == nil {
+			continue
+		}
+		idx, err := n.Manifest.Index()
+		if err != nil {
+			continue // the plan finds it corrupt
+		}
+		for _, d := range idx.Manifests {
+			_, hex, _ := strings.Cut(d.Annotations[storage.AnnotationStage], ":")
+			if _, known := l.known[hex]; known && l.there[hex] {
+				doubted[hex] = true
+				delete(l.known, hex)
+			}
+		}
+	}
+	if len(doubted) == 0 {
+		return nil
+	}
+	return l.each(ctx, len(l.view.Names), func(ctx context.Context, i int) error {
+		n := &l.view.Names[i]
+		if !doubted[n.Tag] {
+			return nil
+		}
+		*n = Name{Tag: n.Tag, Kind: n.Kind}
+		return l.find(ctx, n)
+	})
 }
 
 // sideError is an error of the target while the source is looked at.

@@ -114,7 +114,7 @@ func (st *Storages) openLayout(ctx context.Context, e *end, dir string, create b
 func (e *end) complete(ctx context.Context) error {
 	switch {
 	case e.archive != nil:
-		return e.archive.Commit()
+		return e.archive.Commit(ctx)
 	case e.layout != nil:
 		return e.layout.WriteIndex(ctx)
 	}

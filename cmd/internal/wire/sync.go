@@ -9,8 +9,6 @@ import (
 	"slices"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/stages/build"
 	"github.com/cairnbuild/cairn/storage"
@@ -57,6 +55,7 @@ type syncing struct {
 	host     Host
 	storages *Storages
 	from, to *end
+	view     *transfer.View
 	done     *Sync
 }
 
@@ -175,7 +174,7 @@ func (w *syncing) plan(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.done.Missing, w.done.Others = v.Missing, v.Others
+	w.view, w.done.Missing, w.done.Others = v, v.Missing, v.Others
 	w.done.Plan, err = transfer.NewPlan(v, sel)
 	return err
 }
@@ -312,13 +311,7 @@ func (w *syncing) remember(r *transfer.Result) {
 	if path == "" {
 		return
 	}
-	rec := transfer.Record{}
-	for _, names := range []map[string]digest.Digest{w.known(), w.done.Plan.Same, r.Named} {
-		for tag, d := range names {
-			rec[tag] = d
-		}
-	}
-	w.warn("remember what the storages have in common", writeRecord(path, rec))
+	w.warn("remember what the storages have in common", writeRecord(path, w.view.Record(w.known(), r)))
 }
 
 func writeRecord(path string, rec transfer.Record) error {
