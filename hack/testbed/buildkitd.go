@@ -62,7 +62,7 @@ func StartBuildkitd(ctx context.Context, opts BuildkitdOptions) (_ *Buildkitd, e
 		if b.tcp, err = freeAddress(ctx); err != nil {
 			return nil, err
 		}
-		if err = b.certify(); err != nil {
+		if err = Certify(b.dir); err != nil {
 			return nil, err
 		}
 		args = append(args, "--addr", "tcp://"+b.tcp, "--tlscacert", b.path("ca.crt"), "--tlscert", b.path("server.crt"), "--tlskey", b.path("server.key"))
@@ -125,28 +125,6 @@ func (b *Buildkitd) TLSAddress() string {
 
 // Buildctl returns the path of the client.
 func (b *Buildkitd) Buildctl() string { return b.buildctl }
-
-// certify makes an authority with a certificate for each side.
-func (b *Buildkitd) certify() error {
-	authority, err := newIssuer()
-	if err != nil {
-		return err
-	}
-	files := map[string][]byte{"ca.crt": authority.pem}
-	for _, side := range []string{"server", "client"} {
-		cert, key, err := authority.issue(side, nil, side == "server")
-		if err != nil {
-			return err
-		}
-		files[side+".crt"], files[side+".key"] = cert, key
-	}
-	for name, content := range files {
-		if err := os.WriteFile(b.path(name), content, 0o600); err != nil {
-			return err
-		}
-	}
-	return nil
-}
 
 // Command returns a call of buildctl against this daemon.
 func (b *Buildkitd) Command(ctx context.Context, args ...string) *exec.Cmd {

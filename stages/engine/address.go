@@ -1,6 +1,7 @@
 package engine
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"maps"
@@ -20,7 +21,7 @@ const (
 	// SchemeTCP is tcp://HOST:PORT?cert=FILE&key=FILE[&ca=FILE][&servername=NAME],
 	// without parameters only on loopback.
 	SchemeTCP = "tcp"
-	// SchemePod is kube-pod://NAMESPACE/POD[?container=…&context=…&kubeconfig=…].
+	// SchemePod is kube-pod://NAMESPACE/POD[?container=…&program=…&context=…&kubeconfig=…].
 	SchemePod = "kube-pod"
 	// SchemeDocker is docker-container://NAME.
 	SchemeDocker = "docker-container"
@@ -55,6 +56,8 @@ type Pod struct {
 	Namespace, Name string
 	// Container may be empty where the pod has one only, or a default.
 	Container string
+	// Program is what is run there to reach the engine: "buildctl" or "cairnd".
+	Program string
 	// Context and Kubeconfig may be empty, as with kubectl.
 	Context, Kubeconfig string
 }
@@ -129,13 +132,13 @@ var (
 )
 
 func parsePod(u *url.URL) (Address, error) {
-	q, err := parameters(u, "container", "context", "kubeconfig")
+	q, err := parameters(u, "container", "program", "context", "kubeconfig")
 	if err != nil {
 		return Address{}, err
 	}
 	p := &Pod{
 		Namespace: u.Host, Name: strings.TrimPrefix(u.Path, "/"),
-		Container: q["container"], Context: q["context"], Kubeconfig: q["kubeconfig"],
+		Container: q["container"], Program: cmp.Or(q["program"], "buildctl"), Context: q["context"], Kubeconfig: q["kubeconfig"],
 	}
 	switch {
 	case !kubeLabel.MatchString(p.Namespace):
@@ -144,6 +147,8 @@ func parsePod(u *url.URL) (Address, error) {
 		return Address{}, fmt.Errorf("%s: %q is no name of a pod", u, p.Name)
 	case p.Container != "" && !kubeLabel.MatchString(p.Container):
 		return Address{}, fmt.Errorf("%s: %q is no name of a container", u, p.Container)
+	case p.Program != "buildctl" && p.Program != "cairnd":
+		return Address{}, fmt.Errorf("%s: the program %q is not known: want buildctl or cairnd", u, p.Program)
 	}
 	return Address{Scheme: SchemePod, Pod: p}, nil
 }

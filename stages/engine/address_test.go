@@ -26,9 +26,9 @@ func TestAnAddressSaysHowAnEngineIsReached(t *testing.T) {
 			Scheme: engine.SchemeTCP, Target: "10.0.0.1:1234",
 			TLS: &engine.TLS{CA: "/a,b.pem", Cert: "c.pem", Key: "k.pem", ServerName: "b"},
 		},
-		"kube-pod://ci/buildkit-0": {Scheme: engine.SchemePod, Pod: &engine.Pod{Namespace: "ci", Name: "buildkit-0"}},
-		"kube-pod://ci/b?container=buildkitd&context=me@c&kubeconfig=/k": {
-			Scheme: engine.SchemePod, Pod: &engine.Pod{Namespace: "ci", Name: "b", Container: "buildkitd", Context: "me@c", Kubeconfig: "/k"},
+		"kube-pod://ci/buildkit-0": {Scheme: engine.SchemePod, Pod: &engine.Pod{Namespace: "ci", Name: "buildkit-0", Program: "buildctl"}},
+		"kube-pod://ci/b?container=buildkitd&program=cairnd&context=me@c&kubeconfig=/k": {
+			Scheme: engine.SchemePod, Pod: &engine.Pod{Namespace: "ci", Name: "b", Container: "buildkitd", Program: "cairnd", Context: "me@c", Kubeconfig: "/k"},
 		},
 	} {
 		got, err := engine.ParseAddress(in)
@@ -67,6 +67,7 @@ func TestAnAddressThatCouldMeanSomethingElseIsRefused(t *testing.T) {
 		"kube-pod://--x/b":             "no name of a namespace",
 		"kube-pod://ci/b/c":            "no name of a pod",
 		"kube-pod://ci/b?container=-c": "no name of a container",
+		"kube-pod://ci/b?program=sh":   "want buildctl or cairnd",
 	} {
 		_, err := engine.ParseAddress(in)
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -59,7 +59,7 @@ func newCommand(version string, parsed func()) *cobra.Command {
 	paths := daemonctl.DefaultPaths(daemonctl.UserID(os.Geteuid(), os.Getenv), os.Getenv)
 	root.PersistentFlags().StringVar(&paths.State, "state", paths.State, "directory of the engine's cache, logs and locks")
 	root.PersistentFlags().StringVar(&paths.Socket, "socket", paths.Socket, "unix socket of the BuildKit API")
-	root.AddCommand(serveCommand(version, &paths), engineCommandLine(&paths), statusCommand(&paths), versionCommand(version))
+	root.AddCommand(serveCommand(version, &paths), engineCommandLine(&paths), statusCommand(&paths), dialCommand(&paths), versionCommand(version))
 	return root
 }
 
@@ -67,6 +67,7 @@ func serveCommand(version string, paths *daemonctl.Paths) *cobra.Command {
 	c := Config{Version: version}
 	var readyFD int
 	var log telemetry.LogOptions
+	var remote string
 	cmd := &cobra.Command{
 		Use: "serve", Short: "Serve builds until nobody needs it", Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -78,6 +79,9 @@ func serveCommand(version string, paths *daemonctl.Paths) *cobra.Command {
 			if _, err := c.Eviction.Policy.Rules(); err != nil {
 				return err
 			}
+			if c.Remote, err = ParseRemote(remote); err != nil {
+				return err
+			}
 			if c.Log, err = log.Logger(cmd.ErrOrStderr()); err != nil {
 				return err
 			}
@@ -85,7 +89,9 @@ func serveCommand(version string, paths *daemonctl.Paths) *cobra.Command {
 		},
 	}
 	cmd.Flags().DurationVar(&c.IdleTimeout, "idle-timeout", 10*time.Minute, "leave after this time without a connection; 0 for never")
-	cmd.Flags().StringVar(&c.MetricsAddress, "metrics-address", "", "loopback `ADDRESS` (127.0.0.1:9464) on which to serve /metrics, /healthz and /readyz besides the socket")
+	cmd.Flags().StringVar(&remote, "listen", "", "`ADDRESS` on which builds of other machines are served: tcp://HOST:PORT?ca=FILE&cert=FILE&key=FILE")
+	cmd.Flags().StringVar(&c.Metrics.Address, "metrics-address", "", "loopback `ADDRESS` (127.0.0.1:9464) on which to serve /metrics, /healthz and /readyz besides the socket")
+	cmd.Flags().BoolVar(&c.Metrics.Open, "metrics-open", false, "allow a --metrics-address that others can reach: who reads there is not asked who he is")
 	cmd.Flags().StringVar(&log.Format, "log-format", telemetry.FormatText, "`FORMAT` of the log on standard error: text or json")
 	cmd.Flags().StringVar(&log.Level, "log-level", "info", "`LEVEL` from which on the log is written: debug, info, warn or error")
 	c.Eviction.Policy.Flags(cmd.Flags())
@@ -151,6 +157,18 @@ func statusCommand(paths *daemonctl.Paths) *cobra.Command {
 			e := json.NewEncoder(cmd.OutOrStdout())
 			e.SetIndent("", "  ")
 			return e.Encode(s)
+		},
+	}
+}
+
+// dialCommand is what a build runs in a pod or a container to reach the daemon there.
+func dialCommand(paths *daemonctl.Paths) *cobra.Command {
+	return &cobra.Command{
+		Use: "dial-stdio", Short: "Join standard input and output to the running daemon", Args: cobra.NoArgs,
+		Long:    "Join standard input and output to the running daemon, for builds from outside of its pod.",
+		Example: "  cairn build --engine 'kube-pod://NAMESPACE/POD?program=cairnd'",
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			return dialStdio(cmd.Context(), paths.Socket, cmd.InOrStdin(), cmd.OutOrStdout())
 		},
 	}
 }

@@ -77,21 +77,28 @@ func serve(s *http.Server, l net.Listener) error {
 	return nil
 }
 
-// listenMetrics listens for whoever scrapes metrics; nil where no address is
-// given. Whatever is not loopback is refused: the server asks nobody who he is.
-func listenMetrics(ctx context.Context, address string) (net.Listener, error) {
-	if address == "" {
+// MetricsServer says where health and metrics are served besides the socket.
+type MetricsServer struct {
+	// Address is HOST:PORT, or empty.
+	Address string
+	// Open allows an address that is not loopback. The server asks nobody who he is.
+	Open bool
+}
+
+// listen listens for whoever scrapes metrics; nil where no address is given.
+func (m MetricsServer) listen(ctx context.Context) (net.Listener, error) {
+	if m.Address == "" {
 		return nil, nil
 	}
-	host, _, err := net.SplitHostPort(address)
+	host, _, err := net.SplitHostPort(m.Address)
 	if err != nil {
 		return nil, fmt.Errorf("--metrics-address: %w", err)
 	}
-	if ip, err := netip.ParseAddr(host); host != "localhost" && (err != nil || !ip.Unmap().IsLoopback()) {
-		return nil, fmt.Errorf("--metrics-address %s: only loopback is served, such as 127.0.0.1:9464; put a proxy that knows its callers before it", address)
+	if ip, err := netip.ParseAddr(host); !m.Open && host != "localhost" && (err != nil || !ip.Unmap().IsLoopback()) {
+		return nil, fmt.Errorf("--metrics-address %s is not loopback, such as 127.0.0.1:9464: anybody could read there; --metrics-open allows it", m.Address)
 	}
 	var c net.ListenConfig
-	l, err := c.Listen(ctx, "tcp", address)
+	l, err := c.Listen(ctx, "tcp", m.Address)
 	if err != nil {
 		return nil, fmt.Errorf("--metrics-address: %w", err)
 	}

@@ -151,7 +151,7 @@ func TestOnlyLoopbackServesMetrics(t *testing.T) {
 		"127.0.0.1:0": true, "localhost:0": true, "[::ffff:127.0.0.1]:0": true,
 		"0.0.0.0:0": false, ":0": false, "[::]:0": false, "192.0.2.1:0": false, "example.com:0": false, "127.0.0.1": false,
 	} {
-		l, err := listenMetrics(t.Context(), address)
+		l, err := MetricsServer{Address: address}.listen(t.Context())
 		if (err == nil) != ok {
 			t.Errorf("%s: got error %v", address, err)
 		}
@@ -159,6 +159,9 @@ func TestOnlyLoopbackServesMetrics(t *testing.T) {
 			check(t, l.Close())
 		}
 	}
+	l, err := MetricsServer{Address: "0.0.0.0:0", Open: true}.listen(t.Context())
+	check(t, err)
+	check(t, l.Close())
 }
 
 func TestARealDaemonIsScraped(t *testing.T) {
@@ -196,7 +199,7 @@ func TestARealDaemonIsScraped(t *testing.T) {
 
 func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := listenMetrics(t.Context(), "127.0.0.1:0")
+	l, err := MetricsServer{Address: "127.0.0.1:0"}.listen(t.Context())
 	check(t, err)
 	defer l.Close()
 	return l.Addr().String()

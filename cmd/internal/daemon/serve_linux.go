@@ -35,9 +35,10 @@ type Config struct {
 	Executable string
 	// Ready is called once, when the engine takes work.
 	Ready func()
-	// MetricsAddress is a loopback address on which health and metrics are served
-	// over TCP, for a Prometheus that cannot read the socket; may be empty.
-	MetricsAddress string
+	// Remote, where set, is served besides the socket.
+	Remote *Remote
+	// Metrics are served over TCP as well, for a Prometheus that cannot read the socket.
+	Metrics MetricsServer
 	// Eviction is how the host's volumes are kept from filling up.
 	Eviction Eviction
 	// Log is the daemon's own; the engine has another one.
@@ -154,10 +155,15 @@ func (d *daemon) run(ctx context.Context) error {
 		return err
 	}
 	defer web.Close()
-	open, err := listenMetrics(ctx, d.config.MetricsAddress)
+	remote, err := d.config.Remote.listen(ctx, d.config.Log)
 	if err != nil {
 		return err
 	}
+	open, err := d.config.Metrics.listen(ctx)
+	if err != nil {
+		return errors.Join(err, closeIfOpen(remote))
+	}
+	defer func() { _ = closeIfOpen(remote) }()
 
 	// The engine outlives ctx by the time that its connections are given to end.
 	engineCtx, stopEngine := context.WithCancel(context.WithoutCancel(ctx))
@@ -165,6 +171,9 @@ func (d *daemon) run(ctx context.Context) error {
 	g, ctx := errgroup.WithContext(ctx)
 	g.Go(func() error { return d.engine.run(engineCtx) })
 	g.Go(func() error { return d.proxy(engineCtx, api) })
+	if remote != nil {
+		g.Go(func() error { return d.proxy(engineCtx, remote) })
+	}
 	server := newServer(d.handler())
 	g.Go(func() error { return serve(server, web) })
 	public := newServer(d.readOnly())
@@ -187,12 +196,21 @@ func (d *daemon) run(ctx context.Context) error {
 		<-ctx.Done()
 		d.usage.leave()
 		_ = api.Close() // no new connections; proxy sees it
+		_ = closeIfOpen(remote)
 		drained := d.usage.drained(engineCtx, drainTime)
 		stopEngine()
 		last := context.WithoutCancel(engineCtx)
 		return errors.Join(drained, server.Shutdown(last), public.Shutdown(last))
 	})
 	return g.Wait()
+}
+
+// closeIfOpen closes a listener that may not be there.
+func closeIfOpen(l net.Listener) error {
+	if l == nil {
+		return nil
+	}
+	return l.Close()
 }
 
 // lastLook sees to it that a daemon which is about to leave does not leave a full

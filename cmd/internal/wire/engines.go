@@ -153,7 +153,7 @@ func dialPod(ctx context.Context, h Host, address string) (net.Conn, error) {
 		return nil, fmt.Errorf("no cluster for %s: %w", address, err)
 	}
 	config.UserAgent = "cairn/" + h.Version
-	return kubepod.Dial(ctx, config, kubepod.Target{Namespace: a.Pod.Namespace, Pod: a.Pod.Name, Container: a.Pod.Container})
+	return kubepod.Dial(ctx, config, kubepod.Target{Namespace: a.Pod.Namespace, Pod: a.Pod.Name, Container: a.Pod.Container, Program: a.Pod.Program})
 }
 
 // proxy hands the proxy variables of the environment to commands; both spellings are in use.

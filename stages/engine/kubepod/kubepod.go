@@ -1,6 +1,6 @@
 // Package kubepod opens a stream to a BuildKit in a pod of a Kubernetes cluster:
-// the API server runs "buildctl dial-stdio" in the pod, as "kubectl exec" would,
-// and passes on its standard streams.
+// the API server runs "buildctl dial-stdio", or the same of cairnd, in the pod, as
+// "kubectl exec" would, and passes on its standard streams.
 package kubepod
 
 import (
@@ -20,11 +20,13 @@ import (
 	"k8s.io/streaming/pkg/httpstream"
 )
 
-// Target is a container that has buildctl beside its BuildKit.
+// Target is a container that has buildctl beside its BuildKit, or is cairnd's.
 type Target struct {
 	Namespace, Pod string
 	// Container may be empty where the pod has one only, or a default.
 	Container string
+	// Program is "buildctl" or "cairnd".
+	Program string
 }
 
 // Dial opens a stream. It returns before the API server has answered; what that
@@ -77,7 +79,7 @@ func execURL(config *rest.Config, t Target) (*url.URL, error) {
 	}
 	u := base.JoinPath(path, "namespaces", t.Namespace, "pods", t.Pod, "exec")
 	q := url.Values{
-		"command": {"buildctl", "dial-stdio"},
+		"command": {t.Program, "dial-stdio"},
 		"stdin":   {"true"}, "stdout": {"true"}, "stderr": {"true"},
 	}
 	if t.Container != "" {
@@ -143,8 +145,8 @@ func (t *tail) explain(target Target, err error) error {
 	case err == nil:
 		return io.EOF
 	case said == "":
-		return fmt.Errorf("buildctl dial-stdio in pod %s/%s: %w", target.Namespace, target.Pod, err)
+		return fmt.Errorf("%s dial-stdio in pod %s/%s: %w", target.Program, target.Namespace, target.Pod, err)
 	default:
-		return fmt.Errorf("buildctl dial-stdio in pod %s/%s: %w: %s", target.Namespace, target.Pod, err, said)
+		return fmt.Errorf("%s dial-stdio in pod %s/%s: %w: %s", target.Program, target.Namespace, target.Pod, err, said)
 	}
 }

@@ -23,7 +23,7 @@ func TestMain(m *testing.M) {
 func dial(t *testing.T, opts testbed.PodOptions) (net.Conn, *testbed.Pod) {
 	t.Helper()
 	p := testbed.NewPod(t, opts)
-	c, err := kubepod.Dial(t.Context(), &rest.Config{Host: p.URL() + "/prefix"}, kubepod.Target{Namespace: "ci", Pod: "b", Container: "c"})
+	c, err := kubepod.Dial(t.Context(), &rest.Config{Host: p.URL() + "/prefix"}, kubepod.Target{Namespace: "ci", Pod: "b", Container: "c", Program: "cairnd"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -38,7 +38,7 @@ func dial(t *testing.T, opts testbed.PodOptions) (net.Conn, *testbed.Pod) {
 func command(run ...string) testbed.PodOptions { return testbed.PodOptions{Run: run} }
 
 func TestBytesGoToThePodAndBack(t *testing.T) {
-	const path = "/prefix/api/v1/namespaces/ci/pods/b/exec?command=buildctl&command=dial-stdio&container=c&stderr=true&stdin=true&stdout=true"
+	const path = "/prefix/api/v1/namespaces/ci/pods/b/exec?command=cairnd&command=dial-stdio&container=c&stderr=true&stdin=true&stdout=true"
 	for name, tt := range map[string]struct {
 		onlySPDY bool
 		asked    []string
