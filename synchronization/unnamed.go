@@ -39,7 +39,7 @@ func decodeUnnamed(text string) unnamed {
 	}
 	for when, stubs := range stored {
 		at, err := time.Parse(time.RFC3339, when)
-		if err != nil || len(stubs)%stub != 0 {
+		if err != nil || len(stubs)%stub != 0 || strings.Trim(stubs, "0123456789abcdef") != "" {
 			continue
 		}
 		for ; stubs != ""; stubs = stubs[stub:] {

@@ -51,7 +51,7 @@ named under entries of the target's ledger where runners publish there
 	variables.Apart(f.Lookup("from"), "sync-from")
 	variables.Apart(f.Lookup("to"), "sync-to")
 	f.StringSliceVar(&o.images, "image", nil, "`NAME` of an image, to leave others out; may be given several times (~ is the nameless one)")
-	f.DurationVar(&o.since, "since", 0, "leave out what was not used for this `DURATION`; for sources that are layouts of this host")
+	f.DurationVar(&o.since, "since", 0, "leave out what was not used for this `DURATION`, or, in a registry, has been there for longer")
 	f.BoolVar(&o.current, "only-current-build", false, "copy the stages and indexes of the current commit's build only")
 	f.BoolVar(&o.dry, "dry-run", false, "say what would be done, and do nothing")
 	f.BoolVar(&o.remove, "remove-source", false, "remove from the source what the target was seen to have")

@@ -10,7 +10,6 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
-	"time"
 
 	"github.com/cairnbuild/cairn/storage"
 	"github.com/cairnbuild/cairn/storage/archive"
@@ -126,20 +125,6 @@ func (e *end) close() error {
 		return e.archive.Close()
 	}
 	return nil
-}
-
-// usedSince returns the names of a layout that were published or used since a moment.
-func (e *end) usedSince(ctx context.Context, since time.Time) (map[string]bool, error) {
-	used := map[string]bool{}
-	for n, err := range e.layout.Names(ctx) {
-		if err != nil {
-			return nil, err
-		}
-		if !n.Used.Before(since) {
-			used[n.Tag] = true
-		}
-	}
-	return used, nil
 }
 
 // same reports whether two ends are one storage, as far as that can be seen.

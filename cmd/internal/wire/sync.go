@@ -21,7 +21,8 @@ type SyncOptions struct {
 	From, To string
 	// Images, where not nil, are the only images to be copied.
 	Images []string
-	// Since, where not 0, leaves out what was not used for so long.
+	// Since, where not 0, leaves out what was not used for so long, or, where a
+	// storage does not know of uses, what has been there for longer.
 	Since time.Duration
 	// Plan, where not nil, is the build whose stages alone are copied.
 	Plan *stages.Plan
@@ -162,11 +163,8 @@ func (w *syncing) plan(ctx context.Context) error {
 		look.Only = tags
 	}
 	if w.Since != 0 {
-		if w.from.layout == nil {
-			return &SettingError{"--since", errors.New("a registry or an archive does not tell when a stage was used"), "select with --image or --only-current-build; --since is for sources that are layouts of this host"}
-		}
 		var err error
-		if sel.Tags, err = w.from.usedSince(ctx, w.host.Now().Add(-w.Since)); err != nil {
+		if sel.Tags, err = w.usedSince(ctx, w.host.Now().Add(-w.Since)); err != nil {
 			return err
 		}
 	}

@@ -3,8 +3,10 @@ package wire
 import (
 	"crypto/rand"
 	"errors"
+	"maps"
 	"os"
 	"path/filepath"
+	"slices"
 	"testing"
 	"time"
 
@@ -13,6 +15,7 @@ import (
 
 	"github.com/cairnbuild/cairn/stages"
 	"github.com/cairnbuild/cairn/storage"
+	"github.com/cairnbuild/cairn/storage/inventory"
 	"github.com/cairnbuild/cairn/storage/local"
 	"github.com/cairnbuild/cairn/storage/mem"
 	"github.com/cairnbuild/cairn/storage/transfer"
@@ -120,6 +123,49 @@ func TestASourceKeepsWhatItNamesAnewAndWhatHasLostSomethingAttached(t *testing.T
 	must(t, w.remove(t.Context()))
 	if len(w.done.Removed) != 1 || w.done.Removed[0] != tags["plain"] {
 		t.Errorf("removed %v, want %s alone", w.done.Removed, tags["plain"])
+	}
+}
+
+func TestWhatIsRecentComesWithWhatItStandsOn(t *testing.T) {
+	now := time.Now()
+	old, young := now.Add(-48*time.Hour), now.Add(-time.Hour)
+	layer := func(names ...string) (out []inventory.Blob) {
+		for _, n := range names {
+			out = append(out, inventory.Blob{Digest: digest.FromString(n), Size: 1})
+		}
+		return out
+	}
+	inv := &inventory.Inventory{Manifests: map[digest.Digest]*inventory.Manifest{}}
+	tag := func(name string) string { return storage.StageTag(stages.DigestOf([]byte(name))) }
+	put := func(n inventory.Name, m inventory.Manifest) {
+		m.Digest = digest.FromString("manifest of " + n.Tag)
+		inv.Manifests[m.Digest], n.Manifest = &m, &m
+		inv.Names = append(inv.Names, n)
+	}
+	stage := func(name string, n inventory.Name, layers ...string) {
+		n.Tag, n.Kind = tag(name), inventory.KindStage
+		put(n, inventory.Manifest{Layers: layer(layers...)})
+	}
+	stage("base", inventory.Name{Seen: old}, "1")
+	stage("final", inventory.Name{Seen: old}, "1", "2")
+	stage("above old", inventory.Name{Seen: young, Modified: old}, "1", "2", "3")
+	stage("below young", inventory.Name{Seen: old}, "4")
+	stage("young", inventory.Name{Seen: young}, "4", "5")
+	stage("used", inventory.Name{Seen: old, Used: young}, "6")
+	stage("not used", inventory.Name{Seen: young, Used: old}, "7")
+	stage("of unknown age", inventory.Name{}, "8")
+	put(inventory.Name{Tag: "build", Kind: inventory.KindBuild, Seen: young}, inventory.Manifest{Index: true, Members: []inventory.Member{
+		{Digest: digest.FromString("manifest of " + tag("final")), Stage: stages.DigestOf([]byte("final"))},
+	}})
+	put(inventory.Name{Tag: "old build", Kind: inventory.KindBuild, Seen: old}, inventory.Manifest{Index: true})
+
+	want := []string{"build"}
+	for _, name := range []string{"base", "final", "below young", "young", "used", "of unknown age"} {
+		want = append(want, tag(name))
+	}
+	slices.Sort(want)
+	if got := slices.Sorted(maps.Keys(recent(inv, now.Add(-24*time.Hour)))); !slices.Equal(got, want) {
+		t.Errorf("recent are %q, want %q", got, want)
 	}
 }
 
