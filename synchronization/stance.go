@@ -146,6 +146,17 @@ func without(rec lock.Snapshot, keys ...string) []lock.Change {
 // Note replaces what the record says of a move, which was so, by is; nil is
 // nothing. [ErrTurned] says that it says something else by now.
 func (l *Ledger) Note(ctx context.Context, was, is *Move) error {
+	return l.noteMove(ctx, was, is, func(Seal) bool { return true })
+}
+
+// Take is Note for who takes a move over, or begins one, after they have seen the
+// ledger in this seal: [ErrTurned] also says that it was turned since, by one who was
+// slow, or of whom they do not know.
+func (l *Ledger) Take(ctx context.Context, seal Seal, was *Move, is Move) error {
+	return l.noteMove(ctx, was, &is, func(now Seal) bool { return now == seal })
+}
+
+func (l *Ledger) noteMove(ctx context.Context, was, is *Move, fits func(Seal) bool) error {
 	from, err := encodeNote(was)
 	if err != nil {
 		return err
@@ -154,11 +165,11 @@ func (l *Ledger) Note(ctx context.Context, was, is *Move) error {
 	if err != nil {
 		return err
 	}
-	return l.changeRecord(ctx, "note a move in", func(_ Stance, rec lock.Snapshot) ([]lock.Change, error) {
+	return l.changeRecord(ctx, "note a move in", func(s Stance, rec lock.Snapshot) ([]lock.Change, error) {
 		switch now := rec.Data[keyMove]; {
 		case now == to:
 			return nil, nil
-		case now != from:
+		case now != from, !fits(s.Seal):
 			return nil, ErrTurned
 		case to == "":
 			return []lock.Change{lock.Remove(keyMove, from)}, nil

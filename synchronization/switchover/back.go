@@ -38,9 +38,9 @@ func Back(ctx context.Context, o Options) (*Report, error) {
 		return s.report, s.endBack(ctx)
 	case taken, m.Step.Before(synchronization.Opening):
 		s.report.GivenUp = true
-		return s.report, s.giveUp(ctx, *m)
+		return s.report, s.giveUp(ctx, stance)
 	case m.Step == synchronization.Opening:
-		if err := finishForward(ctx, o, *m); err != nil {
+		if err := finishForward(ctx, o, stance); err != nil {
 			return s.report, err
 		}
 	}
@@ -63,16 +63,16 @@ func (s *switcher) endBack(ctx context.Context) error {
 
 // finishForward ends a switch that was interrupted while the new ledger was being
 // opened: somebody may build there already.
-func finishForward(ctx context.Context, o Options, m synchronization.Move) (err error) {
+func finishForward(ctx context.Context, o Options, seen synchronization.Stance) (err error) {
 	f := newSwitcher(o)
 	f.From, f.To = o.To, o.From
-	if err := f.join(ctx, &m); err != nil {
+	if err := f.join(ctx, seen.Move); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, f.leave(ctx)) }()
-	next := m
+	next := *seen.Move
 	next.By, next.Session = o.By, f.session.ID()
-	if err := f.take(ctx, &m, next); err != nil {
+	if err := f.take(ctx, seen, next); err != nil {
 		return err
 	}
 	if err := f.open(ctx); err != nil {
@@ -88,34 +88,45 @@ func (s *switcher) goneElsewhere(ctx context.Context) bool {
 	return err == nil && stance.Gone() != nil && stance.Gone().To.UID != s.To.Place.UID
 }
 
-// giveUp undoes a switch, m of the ledger To, that has not opened the other ledger.
-func (s *switcher) giveUp(ctx context.Context, m synchronization.Move) (err error) {
+// giveUp undoes a switch that has not opened the other ledger; its ledger, To, was seen
+// so. Somebody may take the switch over meanwhile and bring it to its end, so the
+// ledger is opened only by the write that sees that the switch is still in our hands.
+func (s *switcher) giveUp(ctx context.Context, seen synchronization.Stance) (err error) {
 	undo := newSwitcher(s.Options)
 	undo.From, undo.To = s.To, s.From
-	if err := undo.join(ctx, &m); err != nil {
+	if err := undo.join(ctx, seen.Move); err != nil {
 		return err
 	}
 	defer func() { err = errors.Join(err, undo.leave(ctx)) }()
-	mine := m
+	mine := *seen.Move
 	mine.By, mine.Session = s.By, undo.session.ID()
-	if err := undo.take(ctx, &m, mine); err != nil {
+	if err := undo.take(ctx, seen, mine); err != nil {
+		return err
+	}
+	if err := undo.reached(ctx); err != nil {
 		return err
 	}
 	if err := undo.refuse(ctx); err != nil {
 		return fmt.Errorf("close %s again: %w", s.From.Place.Ledger, err)
 	}
+	if err := undo.reached(ctx); err != nil {
+		return err
+	}
 	stance, err := s.To.Ledger.Stance(ctx)
 	if err != nil {
 		return err
 	}
-	if err := s.To.Ledger.Turn(ctx, stance.Seal, synchronization.Seal{Epoch: stance.Seal.Epoch + 1, Open: true}); err != nil {
+	open := synchronization.Seal{Epoch: stance.Seal.Epoch + 1, Open: true}
+	if err := s.To.Ledger.TurnNoted(ctx, stance.Seal, open, undo.move); err != nil {
 		return err
 	}
-	return s.To.Ledger.Note(ctx, &mine, nil)
+	return s.To.Ledger.Note(ctx, &undo.move, nil)
 }
 
 // refuse fences who was moving stages to the new ledger, and has that say where
-// they are. One that others use stays as it is.
+// they are. One that others use stays as it is. Whoever takes the switch over takes
+// that ledger into another epoch: so it is looked at first, and then whether the switch
+// is still in our hands.
 func (s *switcher) refuse(ctx context.Context) error {
 	to := s.To.Ledger
 	stance, err := to.Stance(ctx)
@@ -124,6 +135,9 @@ func (s *switcher) refuse(ctx context.Context) error {
 	}
 	if stance.Arrival == nil || stance.Arrival.From.UID != s.From.Place.UID {
 		return nil
+	}
+	if err := s.isOurs(ctx); err != nil {
+		return err
 	}
 	if err := to.Turn(ctx, stance.Seal, synchronization.Seal{Epoch: stance.Seal.Epoch + 1}); err != nil {
 		return err
@@ -137,4 +151,13 @@ func (s *switcher) refuse(ctx context.Context) error {
 		From: s.To.Place, To: s.From.Place, Step: synchronization.Moved, By: s.By,
 		Session: s.session.ID(), Since: since, Until: since.Add(s.Grace),
 	})
+}
+
+// isOurs returns [synchronization.ErrTurned] where the switch is not in our hands any more.
+func (s *switcher) isOurs(ctx context.Context) error {
+	stance, err := s.From.Ledger.Stance(ctx)
+	if err == nil && (stance.Move == nil || stance.Move.Session != s.session.ID()) {
+		err = synchronization.ErrTurned
+	}
+	return err
 }

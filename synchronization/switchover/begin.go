@@ -8,13 +8,6 @@ import (
 	"github.com/cairnbuild/cairn/synchronization"
 )
 
-// takeover is for how long somebody who is said to be switching is watched before
-// they are believed to be alive: longer than a session lasts without renewal.
-const takeover = 45 * time.Second
-
-// lookEvery is the pause between two looks at what others do.
-const lookEvery = 500 * time.Millisecond
-
 // begin notes that this run switches, in the place of one that has ended.
 func (s *switcher) begin(ctx context.Context) error {
 	stance, err := s.current(ctx)
@@ -48,7 +41,7 @@ func (s *switcher) begin(ctx context.Context) error {
 		return errors.Join(err, s.leave(ctx))
 	}
 	next.From, next.To, next.By, next.Session = s.From.Place, s.To.Place, s.By, s.session.ID()
-	return s.take(ctx, stance.Move, next)
+	return s.take(ctx, stance, next)
 }
 
 // resume returns the step that a switch goes on with, m being what was noted of it.
@@ -116,32 +109,8 @@ func (s *switcher) join(ctx context.Context, was *synchronization.Move) (err err
 	return err
 }
 
-// outlast waits until who was switching is known to have ended.
-func (s *switcher) outlast(ctx context.Context, was synchronization.Move) error {
-	until := s.Now().Add(takeover)
-	for {
-		living, err := s.From.Ledger.Living(ctx, "")
-		if err != nil {
-			return err
-		}
-		alive := false
-		for _, h := range living {
-			alive = alive || h.Session == was.Session
-		}
-		if !alive {
-			return nil
-		}
-		if !s.Now().Before(until) {
-			return &BusyError{Place: s.From.Place, By: was.By}
-		}
-		if err := pause(ctx, lookEvery); err != nil {
-			return err
-		}
-	}
-}
-
-// take writes the first note of this run.
-func (s *switcher) take(ctx context.Context, was *synchronization.Move, next synchronization.Move) error {
+// take writes the first note of this run, after the old ledger was seen so.
+func (s *switcher) take(ctx context.Context, seen synchronization.Stance, next synchronization.Move) error {
 	now, err := s.From.Ledger.Now(ctx)
 	if err != nil {
 		return err
@@ -149,7 +118,7 @@ func (s *switcher) take(ctx context.Context, was *synchronization.Move, next syn
 	if next.Since.IsZero() {
 		next.Since = now.UTC().Truncate(time.Second)
 	}
-	if err := s.From.Ledger.Note(ctx, was, &next); err != nil {
+	if err := s.From.Ledger.Take(ctx, seen.Seal, seen.Move, next); err != nil {
 		return errors.Join(err, s.leave(ctx))
 	}
 	s.move = next
@@ -196,30 +165,4 @@ func (s *switcher) arrive(ctx context.Context, stance synchronization.Stance, ad
 	}
 	epoch := stance.Seal.Epoch + 1
 	return epoch, s.To.Ledger.Turn(ctx, stance.Seal, synchronization.Seal{Epoch: epoch})
-}
-
-// drain waits for the end of the builds that run, for as long as they may take.
-func (s *switcher) drain(ctx context.Context) error {
-	until := s.Now().Add(s.Drain)
-	for {
-		living, err := s.From.Ledger.Living(ctx, s.session.ID())
-		if err != nil || len(living) == 0 || !s.Now().Before(until) {
-			return err // who is still at work finds the ledger closed, and follows
-		}
-		if err := pause(ctx, lookEvery); err != nil {
-			return err
-		}
-	}
-}
-
-// pause waits for d or the end of ctx.
-func pause(ctx context.Context, d time.Duration) error {
-	t := time.NewTimer(d)
-	defer t.Stop()
-	select {
-	case <-t.C:
-		return nil
-	case <-ctx.Done():
-		return context.Cause(ctx)
-	}
 }

@@ -15,26 +15,20 @@ import (
 	"github.com/cairnbuild/cairn/synchronization"
 )
 
-// request bounds a write of a tag that stands under no entry.
-const request = 30 * time.Second
-
 // tellEvery is how often the ledger is told how many names have been given.
 const tellEvery = 5 * time.Second
 
 // finish gives what was decided in the old ledger its tag: the owners cannot go
 // on, and some of them may just have been about to.
 func (s *switcher) finish(ctx context.Context) error {
-	all, nonsense := s.From.Ledger.List(ctx)
-	if all == nil && nonsense != nil {
+	decided, nonsense := s.From.Ledger.Remnants(ctx, s.epoch)
+	if decided == nil && nonsense != nil {
 		return nonsense
 	}
-	for d, e := range all {
-		if e.State != synchronization.Publishing {
-			continue
-		}
-		err := finishOne(ctx, s.From.Storage, storage.StageTag(d), e.Manifest)
-		if errors.Is(err, storage.ErrNotFound) {
-			continue // the storage has lost it, and nobody has adopted it
+	for _, r := range decided {
+		err := s.finishOne(ctx, r)
+		if errors.Is(err, storage.ErrNotFound) || errors.Is(err, synchronization.ErrTaken) {
+			continue // the storage has lost it, and nobody has adopted it; or somebody broke the entry
 		}
 		if err != nil {
 			return err
@@ -43,25 +37,54 @@ func (s *switcher) finish(ctx context.Context) error {
 	return nil
 }
 
-func finishOne(ctx context.Context, st storage.Storage, tag string, m digest.Digest) error {
-	shown, err := shows(ctx, st, tag, m)
-	if err != nil || shown {
-		return err
-	}
-	man, err := st.Manifest(ctx, m.String())
+func (s *switcher) finishOne(ctx context.Context, r *synchronization.Remnant) error {
+	m, err := s.From.Storage.Manifest(ctx, r.Entry().Manifest.String())
 	if err != nil {
 		return err
 	}
-	put, cancel := context.WithTimeout(ctx, request)
-	defer cancel()
-	if err := st.Publish(put, tag, man); err != nil {
+	return putTag(ctx, s.From.Storage, r, tagOf(r.Digest(), m), m)
+}
+
+// tagOf returns the tag that an entry is about, which does not say whether it is that
+// of a stage or of a build's index.
+func tagOf(d stages.Digest, m storage.Manifest) string {
+	if m.IsIndex() {
+		return storage.BuildTag(d)
+	}
+	return storage.StageTag(d)
+}
+
+// guard is an entry that decides for a manifest: a claim, or what is left of one in a
+// ledger that was closed.
+type guard interface {
+	// Guard reads the entry directly before a write to the storage, which uses the
+	// context that it returns.
+	Guard(ctx context.Context) (context.Context, context.CancelFunc, error)
+}
+
+// putTag gives a decided manifest its tag, where that does not show it, and sees it there.
+func putTag(ctx context.Context, st storage.Storage, g guard, tag string, m storage.Manifest) error {
+	shown, err := shows(ctx, st, tag, m.Descriptor.Digest)
+	if err != nil || shown {
 		return err
 	}
-	shown, err = shows(ctx, st, tag, m)
+	if err := putGuarded(ctx, st, g, tag, m); err != nil {
+		return err
+	}
+	shown, err = shows(ctx, st, tag, m.Descriptor.Digest)
 	if err == nil && !shown {
 		err = fmt.Errorf("tag %s was put and does not show: %w", tag, storage.ErrTransient)
 	}
 	return err
+}
+
+func putGuarded(ctx context.Context, st storage.Publisher, g guard, tag string, m storage.Manifest) error {
+	guarded, cancel, err := g.Guard(ctx)
+	if err != nil {
+		return err
+	}
+	defer cancel()
+	return st.Publish(guarded, tag, m)
 }
 
 // shows reports whether a tag shows a manifest: false when it shows nothing.

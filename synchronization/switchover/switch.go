@@ -41,6 +41,11 @@ type Options struct {
 	Check, Mark func(ctx context.Context) error
 	// By says for people who this is.
 	By string
+	// Patience is for how long a name is waited for that a runner of the new place holds.
+	Patience time.Duration
+	// Waiting is told what is awaited, and of whom; it may be nil, and is called from
+	// several goroutines.
+	Waiting func(Awaited)
 	// Drain is for how long builds that run are waited for before the old ledger is closed.
 	Drain time.Duration
 	// Grace is for how long misses look into the old storage afterwards.
@@ -48,7 +53,8 @@ type Options struct {
 	// Observe is told of each step and of how it goes on; it may be nil.
 	Observe func(synchronization.Move)
 	// Reached is called when a step is noted and before it is done; an error ends the
-	// switch there. It may be nil.
+	// switch there. One that is given up stays at its step: it is called before the new
+	// ledger is closed, and before the old one is opened. It may be nil.
 	Reached func(ctx context.Context, step synchronization.Step) error
 	// Now is this process's clock.
 	Now func() time.Time
@@ -216,10 +222,14 @@ func (s *switcher) reach(ctx context.Context, step synchronization.Step) error {
 	if err := s.note(ctx, next); err != nil {
 		return err
 	}
-	if s.Reached != nil {
-		return s.Reached(ctx, step)
+	return s.reached(ctx)
+}
+
+func (s *switcher) reached(ctx context.Context) error {
+	if s.Reached == nil {
+		return nil
 	}
-	return nil
+	return s.Reached(ctx, s.move.Step)
 }
 
 // note writes what the old ledger says of the switch, in the place of what it said.

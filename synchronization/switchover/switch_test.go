@@ -3,6 +3,7 @@ package switchover_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -262,6 +263,34 @@ func TestARunThatWasTakenForDead(t *testing.T) {
 				if open != 1 {
 					t.Errorf("%d ledgers are open: %+v, %+v", open, w.stance(w.old), w.stance(w.new))
 				}
+			})
+		}
+	}
+}
+
+// A run that gives a switch up stands still, and wakes up when another has brought the
+// switch to its end: it must not open the ledger that was left.
+func TestARunThatGivesUpAndWasTakenForDead(t *testing.T) {
+	for _, step := range []synchronization.Step{synchronization.Copying, synchronization.Finishing, synchronization.Naming} {
+		for at := 1; at <= 2; at++ {
+			play(t, fmt.Sprintf("from %s, at its halt %d", step, at), func(t *testing.T, w *world) {
+				w.fill(w.old)
+				_, err := switchover.Run(t.Context(), w.stoppedAt(w.options(w.old, w.new), step))
+				w.wantErr(err, errStop)
+				o, halts := w.options(w.new, w.old), 0
+				o.Reached = func(context.Context, synchronization.Step) error {
+					if halts++; halts == at {
+						w.must(w.old.backend.Remove(t.Context(), "cairn-shop", w.stance(w.old).Move.Session, 0))
+						_, err := switchover.Run(t.Context(), w.stoppedAt(w.options(w.old, w.new), synchronization.Moved))
+						w.wantErr(err, errStop)
+					}
+					return nil
+				}
+				_, err = switchover.Back(t.Context(), o)
+				w.wantErr(err, synchronization.ErrTurned)
+				_, err = switchover.Run(t.Context(), w.options(w.old, w.new))
+				w.must(err)
+				w.wantMoved(w.old, w.new)
 			})
 		}
 	}

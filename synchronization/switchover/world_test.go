@@ -71,7 +71,7 @@ func (w *world) options(from, to *place) switchover.Options {
 	w.t.Helper()
 	return switchover.Options{
 		From: w.side(from), To: w.side(to), Copier: switchover.NewCopier(from.storage, to.storage, nil),
-		Check: nothing, Mark: nothing, By: "an operator", Drain: time.Minute, Grace: time.Hour, Now: time.Now,
+		Check: nothing, Mark: nothing, By: "an operator", Patience: time.Minute, Drain: time.Minute, Grace: time.Hour, Now: time.Now,
 	}
 }
 
