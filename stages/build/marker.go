@@ -47,7 +47,7 @@ func (r *run) checkMarker(ctx context.Context, l *synchronization.Ledger) error 
 		if err := r.compareMarker(m, ledger); err != nil {
 			return err
 		}
-		return l.Bind(ctx, r.Storage.Address())
+		return Bind(ctx, r.Storage, l)
 	})
 }
 
@@ -62,7 +62,7 @@ func (r *run) takeIntoUse(ctx context.Context, l *synchronization.Ledger, m stor
 
 // mark binds the ledger to a storage that nobody decides about, and puts the marker there.
 func (r *run) mark(ctx context.Context, l *synchronization.Ledger, ledger string) error {
-	if err := l.Bind(ctx, r.Storage.Address()); err != nil {
+	if err := Bind(ctx, r.Storage, l); err != nil {
 		return err
 	}
 	err := storage.WriteMarker(ctx, r.Storage, storage.Marker{Project: r.Plan.Project, Ledger: ledger})
@@ -162,7 +162,7 @@ func AdoptLedger(ctx context.Context, st storage.Storage, l *synchronization.Led
 	if err != nil {
 		return "", err
 	}
-	if err := l.Bind(ctx, st.Address()); err != nil {
+	if err := Bind(ctx, st, l); err != nil {
 		return "", err
 	}
 	was = marker.Ledger

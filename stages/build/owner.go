@@ -9,6 +9,32 @@ import (
 	"github.com/cairnbuild/cairn/synchronization"
 )
 
+// placed is a storage that has its address in common with others: on each host there
+// is one.
+type placed interface {
+	// Place names the storage among them.
+	Place(ctx context.Context) (string, error)
+}
+
+// Binding returns what a ledger is bound to for a storage: its address, or its own name
+// where hosts have each one of that address. A ledger that several hosts reach must not
+// be taken for the one of all of them: what it says was published is in one only.
+func Binding(ctx context.Context, st storage.Storage) (string, error) {
+	if p, ok := st.(placed); ok {
+		return p.Place(ctx)
+	}
+	return st.Address(), nil
+}
+
+// Bind binds a ledger to a storage, see [synchronization.Ledger.Bind].
+func Bind(ctx context.Context, st storage.Storage, l *synchronization.Ledger) error {
+	binding, err := Binding(ctx, st)
+	if err != nil {
+		return err
+	}
+	return l.Bind(ctx, binding)
+}
+
 // CheckOwner fails with [*ForeignStorageError] where a storage is not the project's
 // of the ledger, or belongs to another ledger. It writes nothing, and succeeds for
 // one that nobody decides about yet.
@@ -47,7 +73,7 @@ func Own(ctx context.Context, st storage.Storage, l *synchronization.Ledger) err
 	if err != nil {
 		return err
 	}
-	if err := l.Bind(ctx, st.Address()); err != nil || named {
+	if err := Bind(ctx, st, l); err != nil || named {
 		return err
 	}
 	ours, err := ledgerIdentity(ctx, l)

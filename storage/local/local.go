@@ -3,7 +3,7 @@
 // killed at any moment: what a reader can see is whole.
 //
 // The layout is what the OCI image specification says (oci-layout, index.json,
-// blobs/<algorithm>/<hex>), with five additions that its readers ignore:
+// blobs/<algorithm>/<hex>), with six additions that its readers ignore:
 //
 //	tags/       one small file for each tag. They are the truth about names;
 //	            index.json follows when [Storage.WriteIndex] is called, because
@@ -14,6 +14,7 @@
 //	lock        held shared for the moment in which content gets its place or is
 //	            found to be there, and alone while content is removed.
 //	index.lock  held alone by the writer of index.json.
+//	place-*     one empty file, whose name tells this layout from others; see [Storage.Place].
 package local
 
 import (

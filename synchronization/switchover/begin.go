@@ -15,6 +15,9 @@ func (s *switcher) begin(ctx context.Context) error {
 		return err
 	}
 	was := stance.Move
+	if stance.Storage != "" && stance.Storage != s.From.Binding {
+		return s.From.boundElsewhere(stance)
+	}
 	if gone := stance.Gone(); gone != nil {
 		return s.beginGone(ctx, *gone)
 	}
@@ -132,11 +135,11 @@ func (s *switcher) receive(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	address := s.To.Storage.Address()
+	address := s.To.Binding
 	next := s.move
 	switch arriving := stance.Arrival; {
 	case stance.Storage != "" && stance.Storage != address:
-		return &synchronization.BoundElsewhereError{Project: s.To.Ledger.Project(), Bound: stance.Storage, Wanted: address}
+		return s.To.boundElsewhere(stance)
 	case stance.Move != nil && stance.Move.Step != synchronization.Moved:
 		return &BusyError{Place: s.To.Place, By: stance.Move.By}
 	case arriving != nil && arriving.From.UID != s.From.Place.UID && !stance.Seal.Open:

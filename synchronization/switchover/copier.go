@@ -12,15 +12,19 @@ import (
 // transferring is a [Copier] by package transfer: it brings everything that the old storage
 // names, verified, each blob once.
 type transferring struct {
-	from     transfer.Source
-	to       transfer.Target
-	progress *transfer.Progress
+	from   transfer.Source
+	to     transfer.Target
+	passes func() *transfer.Progress
 }
 
-// NewCopier returns the copier of a switch between two storages; progress, which
-// may be nil, counts what travels.
-func NewCopier(from transfer.Source, to transfer.Target, progress *transfer.Progress) Copier {
-	return &transferring{from: from, to: to, progress: progress}
+// NewCopier returns the copier of a switch between two storages. It goes through what
+// is there twice; passes, which may be nil, is called for each time, and returns what
+// counts what travels.
+func NewCopier(from transfer.Source, to transfer.Target, passes func() *transfer.Progress) Copier {
+	if passes == nil {
+		passes = func() *transfer.Progress { return nil }
+	}
+	return &transferring{from: from, to: to, passes: passes}
 }
 
 // Contents implements [Copier].
@@ -51,7 +55,8 @@ func (c *transferring) Names(ctx context.Context, found func(total int), name Na
 }
 
 func (c *transferring) copy(ctx context.Context, found func(total int), n transfer.Namer) (*transfer.Result, error) {
-	view, err := transfer.Look(ctx, c.from, c.to, transfer.LookOptions{Progress: c.progress})
+	progress := c.passes()
+	view, err := transfer.Look(ctx, c.from, c.to, transfer.LookOptions{Progress: progress})
 	if err != nil {
 		return nil, err
 	}
@@ -66,7 +71,7 @@ func (c *transferring) copy(ctx context.Context, found func(total int), n transf
 		}
 	}
 	found(total)
-	return transfer.Copy(ctx, c.to, c.from, plan, transfer.Options{Namer: n, Progress: c.progress})
+	return transfer.Copy(ctx, c.to, c.from, plan, transfer.Options{Namer: n, Progress: progress})
 }
 
 // namerFunc makes a function a [transfer.Namer].

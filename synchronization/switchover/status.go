@@ -18,12 +18,10 @@ type Status struct {
 	Builds int
 }
 
-// StatusOf reads the status, by two requests.
+// StatusOf returns the status as it was when the ledger was opened, with one request
+// for the builds. It changes nothing.
 func StatusOf(ctx context.Context, l *synchronization.Ledger) (Status, error) {
-	stance, err := l.Stance(ctx)
-	if err != nil {
-		return Status{}, err
-	}
+	stance := l.First()
 	living, err := l.Living(ctx, "")
 	if err != nil {
 		return Status{}, err

@@ -16,6 +16,14 @@ type Side struct {
 	Place   synchronization.Place
 	Storage storage.Storage
 	Ledger  *synchronization.Ledger
+	// Binding is what the ledger is bound to for this storage.
+	Binding string
+}
+
+// boundElsewhere says that the ledger belongs to another storage: to the stages of
+// another host, for instance, which have the same address.
+func (s Side) boundElsewhere(stance synchronization.Stance) error {
+	return &synchronization.BoundElsewhereError{Project: s.Ledger.Project(), Bound: stance.Storage, Wanted: s.Binding}
 }
 
 // Namer gives a name at the new place. All that it needs is there.

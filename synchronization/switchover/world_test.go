@@ -62,7 +62,7 @@ func (w *world) side(p *place) switchover.Side {
 	w.must(err)
 	return switchover.Side{
 		Place:   synchronization.Place{Storage: p.name, Ledger: "ledger-of-" + p.name, UID: p.name + uid},
-		Storage: p.storage, Ledger: l,
+		Storage: p.storage, Ledger: l, Binding: p.storage.Address(),
 	}
 }
 

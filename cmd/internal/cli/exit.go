@@ -344,6 +344,9 @@ func classifyLedger(err error) (int, string) {
 	case errors.As(err, &dir):
 		return exitLedger, ""
 	case errors.As(err, &elsewhere):
+		if strings.HasPrefix(elsewhere.Wanted, wire.Local) {
+			return exitLedger, "the " + wire.Local + " stages of each host, or of each --cache-dir, need a ledger of their own: leave --synchronization out, or share a registry; docs/switching.md tells more"
+		}
 		return exitLedger, "use the storage that the ledger belongs to, or another ledger"
 	case errors.As(err, &format):
 		return exitLedger, "use the version of cairn that made it"

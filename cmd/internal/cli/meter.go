@@ -57,6 +57,40 @@ func (m *meter) show(text func() string) {
 	writeString(m.a.Err, "\r\x1b[2K"+cut(text(), columns-1))
 }
 
+// watch shows a text again and again until the returned function is called, which takes
+// the line away. Nothing is shown while the text is "".
+func (m *meter) watch(text func() string) (stop func()) {
+	end, ended := make(chan struct{}), make(chan struct{})
+	go func() {
+		defer close(ended)
+		t := time.NewTicker(redraw)
+		defer t.Stop()
+		for {
+			select {
+			case <-t.C:
+				if now := text(); now != "" {
+					m.show(func() string { return now })
+				}
+			case <-end:
+				return
+			}
+		}
+	}()
+	return func() {
+		close(end)
+		<-ended
+		m.close()
+	}
+}
+
+// line writes a line that stays.
+func (m *meter) line(text string) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.clear()
+	writeString(m.a.Err, text+"\n")
+}
+
 // close takes the line away.
 func (m *meter) close() {
 	m.mu.Lock()

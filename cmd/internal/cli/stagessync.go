@@ -121,25 +121,7 @@ func (a *app) ofProject(ctx context.Context, st *wire.Storages, o syncOptions, w
 // watchSync shows the progress until the returned function is called.
 func (a *app) watchSync(p *transfer.Progress) (stop func()) {
 	m := a.newMeter()
-	end, ended := make(chan struct{}), make(chan struct{})
-	go func() {
-		defer close(ended)
-		t := time.NewTicker(redraw)
-		defer t.Stop()
-		for {
-			select {
-			case <-t.C:
-				m.show(func() string { return syncText(p.Amounts(), m.elapsed()) })
-			case <-end:
-				return
-			}
-		}
-	}()
-	return func() {
-		close(end)
-		<-ended
-		m.close()
-	}
+	return m.watch(func() string { return syncText(p.Amounts(), m.elapsed()) })
 }
 
 func syncText(n transfer.Amounts, took time.Duration) string {

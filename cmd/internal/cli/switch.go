@@ -4,12 +4,15 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/cairnbuild/cairn/cmd/internal/variables"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
+	"github.com/cairnbuild/cairn/storage/transfer"
 	"github.com/cairnbuild/cairn/synchronization"
 	"github.com/cairnbuild/cairn/synchronization/switchover"
 )
@@ -111,25 +114,87 @@ func (a *app) runSwitch(ctx context.Context, cmd *cobra.Command, o switchOptions
 		return err
 	}
 	defer w.Storages.Close()
-	w.Observe = a.tellStep()
+	t := a.newSwitchTeller()
+	w.Observe, w.Waiting, w.Passes = t.step, t.waiting, t.pass
+	stop := t.meter.watch(t.progress)
 	rep, err := do(w, ctx)
+	stop()
 	if err != nil {
-		return err
+		return a.failSwitch(ctx, rep, err)
 	}
 	return a.showSwitch(rep)
 }
 
-// tellStep returns what tells on standard error how a switch goes on.
-func (a *app) tellStep() func(synchronization.Move) {
-	var last synchronization.Step
-	return func(m synchronization.Move) {
-		switch {
-		case m.Step != last:
-			fmt.Fprintf(a.Err, "%s\n", printable(stepText(m)))
-		case m.Step == synchronization.Naming && m.Total > 0:
-			fmt.Fprintf(a.Err, "named %d of %d\n", m.Done, m.Total)
-		}
-		last = m.Step
+// switchTeller tells on standard error how a switch goes on. It may be used from
+// several goroutines.
+type switchTeller struct {
+	meter *meter
+	now   func() time.Time
+
+	mu     sync.Mutex
+	last   synchronization.Step
+	copied *transfer.Progress // of the present pass; nil while nothing is copied
+	began  time.Time          // when the pass did
+}
+
+func (a *app) newSwitchTeller() *switchTeller {
+	return &switchTeller{meter: a.newMeter(), now: a.host.Now}
+}
+
+// step is told of each step, and how it goes on.
+func (t *switchTeller) step(m synchronization.Move) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	switch {
+	case m.Step != t.last:
+		t.meter.line(printable(stepText(m)))
+		t.copied = nil
+	case m.Step == synchronization.Naming && m.Total > 0:
+		t.meter.line(fmt.Sprintf("named %d of %d", m.Done, m.Total))
+	}
+	t.last = m.Step
+}
+
+// pass begins to copy what is there, for the first time or again.
+func (t *switchTeller) pass() *transfer.Progress {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.copied, t.began = &transfer.Progress{}, t.now()
+	return t.copied
+}
+
+// progress says how far the copying is, "" while nothing is copied.
+func (t *switchTeller) progress() string {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if t.copied == nil {
+		return ""
+	}
+	return "copying: " + syncText(t.copied.Amounts(), t.now().Sub(t.began))
+}
+
+// waiting is told of a wait.
+func (t *switchTeller) waiting(w switchover.Awaited) {
+	t.meter.line(printable(awaitedText(w)))
+}
+
+// maxWaiters is how many that are waited for are named.
+const maxWaiters = 4
+
+// awaitedText says what a switch waits for, of whom and for how long.
+func awaitedText(w switchover.Awaited) string {
+	who := strings.Join(w.By[:min(len(w.By), maxWaiters)], "; ")
+	if more := len(w.By) - maxWaiters; more > 0 {
+		who += fmt.Sprintf("; and %d more", more)
+	}
+	left := shortDuration(w.Left)
+	switch w.For {
+	case switchover.EndOfBuilds:
+		return fmt.Sprintf("waiting for %s to end, at most %s: %s", plural(len(w.By), "build"), left, who)
+	case switchover.EndOfSwitch:
+		return fmt.Sprintf("waiting to see whether who was switching lives, at most %s: %s", left, who)
+	default:
+		return fmt.Sprintf("waiting for %s, which is being published at the new place, at most %s: %s", w.Tag, left, who)
 	}
 }
 
@@ -151,7 +216,7 @@ func stepText(m synchronization.Move) string {
 	return fmt.Sprintf("step %d of %d: %s", n, len(steps), text)
 }
 
-// switchReport is what a switch reports.
+// switchReport is what a switch reports, see docs/stages-switch.schema.json.
 type switchReport struct {
 	From    switchPlace `json:"from"`
 	To      switchPlace `json:"to"`
@@ -160,6 +225,7 @@ type switchReport struct {
 	Named   int         `json:"named"`
 	Left    []leftName  `json:"left"`
 	Until   *time.Time  `json:"until,omitempty"`
+	Error   *failure    `json:"error,omitempty"`
 }
 
 type switchPlace struct {
@@ -172,7 +238,7 @@ type leftName struct {
 	Why  string `json:"why"`
 }
 
-func (a *app) showSwitch(rep *switchover.Report) error {
+func switchReportOf(rep *switchover.Report) switchReport {
 	r := switchReport{
 		From: switchPlace{rep.From.Storage, rep.From.Ledger}, To: switchPlace{rep.To.Storage, rep.To.Ledger},
 		Already: rep.Already, GivenUp: rep.GivenUp, Named: rep.Named, Left: []leftName{},
@@ -183,6 +249,26 @@ func (a *app) showSwitch(rep *switchover.Report) error {
 	for _, l := range rep.Left {
 		r.Left = append(r.Left, leftName{l.Tag, l.Err.Error()})
 	}
+	return r
+}
+
+// failSwitch tells of a switch that did not come to its end how far it came.
+func (a *app) failSwitch(ctx context.Context, rep *switchover.Report, err error) error {
+	if rep == nil {
+		return err
+	}
+	r := switchReportOf(rep)
+	if a.output != formatJSON {
+		a.warnLeft(r)
+		return err
+	}
+	f := failureOf(ctx, err)
+	r.Error = &f
+	return errors.Join(&reportedError{err}, writeJSON(a.Out, r))
+}
+
+func (a *app) showSwitch(rep *switchover.Report) error {
+	r := switchReportOf(rep)
 	a.warnLeft(r)
 	if a.output == formatJSON {
 		return writeJSON(a.Out, r)
@@ -211,7 +297,7 @@ func (a *app) warnLeft(r switchReport) {
 	}
 }
 
-// switchState is the status of a switch as it is shown.
+// switchState is the status of a switch as it is shown, see docs/stages-switch-status.schema.json.
 type switchState struct {
 	// State is "none", "running", "stopped" or "moved".
 	State string `json:"state"`

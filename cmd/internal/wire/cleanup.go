@@ -324,7 +324,7 @@ func (c *Cleanup) Apply(ctx context.Context, o CleanupRun) (out sweep.Outcome, e
 	if err := build.CheckLedger(ctx, c.stages, l.Ledger); err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return out, err
 	}
-	if err := l.Bind(ctx, c.Storage); err != nil {
+	if err := build.Bind(ctx, c.stages, l.Ledger); err != nil {
 		return out, err
 	}
 	session, err := l.Join(ctx)

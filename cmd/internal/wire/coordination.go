@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"io/fs"
 	"os"
 	"sync"
 	"sync/atomic"
@@ -42,6 +43,40 @@ func (s Settings) openLedger(ctx context.Context, h Host, project string, asked 
 		return nil, errors.Join(err, opened.close())
 	}
 	return opened, nil
+}
+
+// findLedger opens the ledger where there is one, to look at it. It makes nothing: where
+// there is none it fails with [synchronization.ErrNone].
+func (s Settings) findLedger(ctx context.Context, h Host, project string) (*ledger, error) {
+	if err := s.hasLedger(h, project); err != nil {
+		return nil, err
+	}
+	b, o, err := s.openBackend(ctx, h, project)
+	if err != nil {
+		return nil, err
+	}
+	o.Budget = s.SynchronizationTimeout
+	l, err := synchronization.Find(ctx, b, project, o)
+	if err != nil {
+		return nil, errors.Join(err, b.Close())
+	}
+	return &ledger{l, b}, nil
+}
+
+// hasLedger fails with [synchronization.ErrNone] where the ledger would be on this host
+// and is not. Opening one makes its directory, and the layout around it.
+func (s Settings) hasLedger(h Host, project string) error {
+	if s.LedgerAddress(h) != Local {
+		return nil
+	}
+	dir, err := s.ledgerDir(h, project)
+	if err == nil {
+		_, err = os.Stat(dir)
+	}
+	if errors.Is(err, fs.ErrNotExist) {
+		return fmt.Errorf("%w: %w", synchronization.ErrNone, err)
+	}
+	return err
 }
 
 // isMeant returns an error where a switch was followed to another ledger than this.

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 
@@ -26,6 +27,16 @@ type followed struct {
 	before []string
 	// local: results that were not published wait in the stages of this host.
 	local bool
+}
+
+// left returns the storages into which misses look after another hop, the last one
+// first: from a storage, which counts while its own grace lasts, to the next one.
+func (f followed) left(from, to string, grace bool) []string {
+	before := f.before
+	if grace {
+		before = append([]string{from}, before...)
+	}
+	return slices.DeleteFunc(slices.Clone(before), func(storage string) bool { return storage == to })
 }
 
 // MovedError says that the project's stages, and their ledger, are elsewhere now.
@@ -85,9 +96,8 @@ func (*OtherLedgerError) Hint() string {
 func (s Settings) follow(m synchronization.Move, grace bool) (Settings, error) {
 	next := s
 	next.Storage, next.Synchronization = m.To.Storage, plainLedger(m.To.Ledger)
-	next.followed = followed{uid: m.To.UID, local: s.Storage == Local || s.followed.local}
-	if grace {
-		next.followed.before = append(next.followed.before, s.Storage)
+	next.followed = followed{
+		uid: m.To.UID, local: s.Storage == Local || s.followed.local, before: s.followed.left(s.Storage, m.To.Storage, grace),
 	}
 	if err := next.Check(); err != nil {
 		return s, fmt.Errorf("follow the switch to %s: %w", m.To.Storage, err)
@@ -127,25 +137,19 @@ var errEndless = errors.New("the records of switches lead from ledger to ledger 
 // movedTo returns where the stages have moved from the settings' ledger, nil for
 // nowhere. It makes no ledger.
 func (s Settings) movedTo(ctx context.Context, h Host, project string) (moved *MovedError, err error) {
-	b, o, err := s.openBackend(ctx, h, project)
-	if err != nil {
-		return nil, err
-	}
-	defer func() { err = errors.Join(err, b.Close()) }()
-	o.Budget = s.SynchronizationTimeout
-	l, err := synchronization.Find(ctx, b, project, o)
+	l, err := s.findLedger(ctx, h, project)
 	if errors.Is(err, synchronization.ErrNone) {
 		return nil, nil
 	}
 	if err != nil {
 		return nil, err
 	}
-	defer l.Close()
+	defer func() { err = errors.Join(err, l.close()) }()
 	m := l.First().Gone()
 	if m == nil {
 		return nil, nil
 	}
-	return movedError(ctx, l, *m)
+	return movedError(ctx, l.Ledger, *m)
 }
 
 func movedError(ctx context.Context, l *synchronization.Ledger, m synchronization.Move) (*MovedError, error) {

@@ -26,35 +26,50 @@ type Switching struct {
 	OldLedger string
 	// Drain and Grace are those of switchover.Options.
 	Drain, Grace time.Duration
-	// Observe and Reached are those of switchover.Options, Progress counts what
-	// travels; all may be nil.
-	Observe  func(synchronization.Move)
-	Reached  func(context.Context, synchronization.Step) error
-	Progress *transfer.Progress
+	// Observe, Waiting and Reached are those of switchover.Options, Passes that of
+	// switchover.NewCopier; all may be nil.
+	Observe func(synchronization.Move)
+	Waiting func(switchover.Awaited)
+	Reached func(context.Context, synchronization.Step) error
+	Passes  func() *transfer.Progress
 }
 
 // Run switches to a registry.
 func (w *Switching) Run(ctx context.Context) (*switchover.Report, error) {
+	if _, err := w.target(synchronization.Stance{}); err != nil {
+		return nil, err // before anything is made on this host
+	}
 	return w.between(ctx, func(here, there *switchEnd) (*switchover.Report, error) {
 		return switchover.Run(ctx, w.options(here, there))
 	})
 }
 
-// Back takes a switch back.
+// Back takes a switch back. On a host that was not switched it makes nothing.
 func (w *Switching) Back(ctx context.Context) (*switchover.Report, error) {
+	st, err := w.Status(ctx)
+	if err == nil && st.Move == nil {
+		err = switchover.ErrNothing
+	}
+	if err != nil {
+		return nil, err
+	}
 	return w.between(ctx, func(here, there *switchEnd) (*switchover.Report, error) {
 		return switchover.Back(ctx, w.options(there, here))
 	})
 }
 
-// Status reads how far a switch is.
+// Status reads how far a switch is. It makes nothing: where there is no ledger there
+// was no switch.
 func (w *Switching) Status(ctx context.Context) (st switchover.Status, err error) {
-	here, err := w.open(ctx, w.old())
+	here, err := w.old().findLedger(ctx, w.Host, w.Project)
+	if errors.Is(err, synchronization.ErrNone) {
+		return switchover.Status{Open: true}, nil
+	}
 	if err != nil {
 		return st, err
 	}
-	defer func() { err = errors.Join(err, here.ledger.close()) }()
-	return switchover.StatusOf(ctx, here.ledger.Ledger)
+	defer func() { err = errors.Join(err, here.close()) }()
+	return switchover.StatusOf(ctx, here.Ledger)
 }
 
 // switchEnd is a side of a switch, with what closes it.
@@ -121,16 +136,20 @@ func (w *Switching) open(ctx context.Context, s Settings) (*switchEnd, error) {
 	if err != nil {
 		return nil, errors.Join(err, l.close())
 	}
+	binding, err := build.Binding(ctx, st)
+	if err != nil {
+		return nil, errors.Join(err, l.close())
+	}
 	place := synchronization.Place{Storage: s.Storage, Ledger: plainLedger(s.LedgerAddress(w.Host)), UID: uid}
 	if place.Ledger == Local {
 		place.Host = hostName()
 	}
-	return &switchEnd{switchover.Side{Place: place, Storage: st, Ledger: l.Ledger}, l}, nil
+	return &switchEnd{switchover.Side{Place: place, Storage: st, Ledger: l.Ledger, Binding: binding}, l}, nil
 }
 
 func (w *Switching) options(from, to *switchEnd) switchover.Options {
 	return switchover.Options{
-		From: from.Side, To: to.Side, Copier: switchover.NewCopier(from.Storage, to.Storage, w.Progress),
+		From: from.Side, To: to.Side, Copier: switchover.NewCopier(from.Storage, to.Storage, w.Passes),
 		Check: func(ctx context.Context) error {
 			if err := build.CheckOwner(ctx, from.Storage, from.Ledger); err != nil {
 				return fmt.Errorf("what is to be left: %w", err)
@@ -139,6 +158,6 @@ func (w *Switching) options(from, to *switchEnd) switchover.Options {
 		},
 		Mark:  func(ctx context.Context) error { return build.Own(ctx, to.Storage, to.Ledger) },
 		By:    holder(),
-		Drain: w.Drain, Grace: w.Grace, Observe: w.Observe, Reached: w.Reached, Now: w.Host.Now,
+		Drain: w.Drain, Grace: w.Grace, Patience: w.Settings.SynchronizationTimeout, Observe: w.Observe, Waiting: w.Waiting, Reached: w.Reached, Now: w.Host.Now,
 	}
 }

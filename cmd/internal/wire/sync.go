@@ -254,7 +254,7 @@ func (w *syncing) throughLedger(ctx context.Context, rest transfer.Namer) (_ tra
 	if err := build.CheckLedger(ctx, w.to, l.Ledger); err != nil {
 		return nil, nil, errors.Join(err, l.close())
 	}
-	if err := l.Bind(ctx, w.to.Storage.Address()); err != nil {
+	if err := build.Bind(ctx, w.to.Storage, l.Ledger); err != nil {
 		return nil, nil, errors.Join(err, l.close())
 	}
 	session, err := l.Join(context.WithoutCancel(ctx))
