@@ -45,7 +45,8 @@ const (
 	LedgerWrite Kind = "ledger-write"
 	// Session is the making of a session. Runner, Session, Status.
 	Session Kind = "session"
-	// Command is a command that ran. Command.
+	// Command is a command that ran. Command; Count in a history of several places,
+	// which has it once, at the end.
 	Command Kind = "command"
 	// Logged is what the registry's own log says of the writes of one manifest.
 	// Tag or Digest, Count.
@@ -57,7 +58,9 @@ const (
 
 // Event is one thing that was seen.
 type Event struct {
-	Kind   Kind   `json:"kind"`
+	Kind Kind `json:"kind"`
+	// Place is where it was seen, of a history of several places.
+	Place  string `json:"place,omitempty"`
 	Runner string `json:"runner,omitempty"`
 	// Begin is when the runner's request was there, Finish when its answer was.
 	Begin  time.Duration `json:"begin"`
@@ -104,6 +107,8 @@ type Stage struct {
 
 // Revision is a state of a shard.
 type Revision struct {
+	// Place is that of [Event].
+	Place  string            `json:"place,omitempty"`
 	Shard  string            `json:"shard"`
 	UID    string            `json:"uid"`
 	Number uint64            `json:"number"`

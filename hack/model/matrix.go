@@ -34,8 +34,10 @@ func everyTime() []check {
 			"-DNR=1 -DM_NOWANT"),
 		in("epoch", holds, "-DNR=2", "-DNR=2 -DALLCOPY"),
 		in("epoch", refused, mutants("-DNR=2", "WITNESS", "M_NOFENCE", "M_NOFINISH", "M_RAWCOPY", "M_NOFALL")...),
-		in("switch", holds, "-DOPERATORS=2"),
+		in("switch", holds, "-DOPERATORS=2 -DDELETES", "-DOPERATORS=3 -DNR=0"),
 		in("switch", refused, mutants("-DOPERATORS=2", "WITNESS", "S_NORESET", "S_BACKOPEN", "S_STUCK")...),
+		in("switch", refused, mutants("-DOPERATORS=2 -DDELETES", "S_RAWNAME", "S_RAWFINISH")...),
+		in("switch", refused, mutants("-DOPERATORS=3 -DNR=0", "S_BLINDOPEN", "S_BLINDBACK", "S_STALESEAL", "S_SETTLE")...),
 		in("turn", holds, "-DOPERATORS=3"),
 		in("turn", refused, mutants("-DOPERATORS=3", "WITNESS", "C_TURNBACK")...),
 	)

@@ -6,16 +6,27 @@
  * it moves to into a closed epoch of its own, and works there only in that one. A switch that has not begun to open
  * the other ledger is given up; a later one is moved back.
  *
+ * With DELETES the stage is once deleted at the old place and made anew there. A name that was given at the new place
+ * before, by a switch that was given up, is then another: the operator is told, and nothing is promised of it (differs).
+ *
  * Checked: whoever adopts the stage, anywhere and at any time, adopts the same manifest; no tag moves; the two
  * ledgers are never open together; and, when nobody is at it any more, a switch run once more comes to its end.
  *
- * Mutants: S_NORESET   a switch whose giving up was interrupted goes on after the closing
+ * Mutants of two operators and a runner:
+ *          S_NORESET   a switch whose giving up was interrupted goes on after the closing
  *          S_BACKOPEN  the way back does not close
  *          S_STUCK     a switch whose epoch another took away goes on with opening in it, for ever in vain
+ *          S_RAWNAME   names are put without entries (DELETES)
+ *          S_RAWFINISH what was decided in the old ledger is put without a look directly before (DELETES)
+ * and of three operators, who need no runner (NR=0) to be seen to open both ledgers, or none:
+ *          S_BLINDOPEN the new ledger is opened whatever its rank is
+ *          S_BLINDBACK who gives up opens the old ledger without seeing that the switch is still theirs
+ *          S_STALESEAL a switch is taken over although its ledger was turned since it was looked at
+ *          S_SETTLE    notes of another's move are tidied away
  *
- * Two operators and one runner do not show what these rules are for: S_NOEPOCH (an operator works in the epoch that it
- * finds), S_BLINDOPEN (it opens whatever the rank is), S_RAWNAME (names are put without entries), S_SETTLE (notes of
- * another's move are tidied away). They are switches for larger searches.
+ * No mutant: an operator who works in the epoch that it finds instead of one of its own. What a run that was taken for
+ * dead can then still do is name stages beside the other one, under entries, which decide as ever; the opening, and
+ * the giving up, fence it. The epoch of its own is for the run itself: it ends where it cannot help any more.
  */
 #ifndef OPERATORS
 #define OPERATORS 2
@@ -42,7 +53,19 @@ short led[2]; byte tag[2], puts[2], rank[2], step[2], by[2], ep[2];
 byte seen = 0;   /* ghost: what was adopted first */
 byte working = 0, ended = 0;
 
-inline adopt(m) { assert(seen == 0 || seen == (m)); seen = (m) }
+#ifdef DELETES
+byte gone = 0;   /* the manifest of the generation that was deleted */
+bit differs = 0; /* ghost: an operator was told that the new storage has another manifest */
+#define GONE gone
+#define DIFFERS differs
+inline compare(theirs) { if :: (theirs) != 0 && (theirs) != tag[f] -> differs = 1 :: else fi }
+#else
+#define GONE 0
+#define DIFFERS 0
+inline compare(theirs) { skip }
+#endif
+
+inline adopt(m) { assert(DIFFERS || seen == 0 || seen == (m)); seen = (m) }
 inline swap(l, r, from, to) { atomic { if :: led[l] == (from) && rank[l] == (r) -> led[l] = (to); ok = 1 :: else -> ok = 0 fi } }
 inline alone() { assert(CLOSED(rank[0]) || CLOSED(rank[1])) }
 inline interrupted() { if :: skip :: (ended < OPERATORS - 1) -> goto over fi }
@@ -65,8 +88,8 @@ begin:
   if :: !ok -> goto begin :: else fi;
   if :: STATE(mine) == PUBLISHING -> m = MF(mine); goto put :: else fi;
   m = tag[l];
-  if :: m == 0 -> m = tag[1 - l] :: else fi;     /* the storage that was left */
-  if :: m == 0 -> if :: m = 1 :: m = 2 fi :: else fi;
+  if :: m == 0 && tag[1 - l] != GONE -> m = tag[1 - l] :: else fi;     /* the storage that was left */
+  if :: m == 0 -> if :: GONE != 1 -> m = 1 :: GONE != 2 -> m = 2 fi :: else fi;
   swap(l, r, mine, ENTRY(PUBLISHING, m, id * 2 + tries));
   if :: !ok -> goto begin :: else -> mine = ENTRY(PUBLISHING, m, id * 2 + tries) fi;
 put:
@@ -109,7 +132,12 @@ again:
     :: !CLOSED(my) && st == MOVED -> step[f] = 0; st = 0
     :: else
     fi };
-  atomic { if :: step[f] == st && by[f] == was ->
+  atomic { if
+#ifdef S_STALESEAL
+    :: step[f] == st && by[f] == was ->
+#else
+    :: step[f] == st && by[f] == was && rank[f] == my ->
+#endif
       by[f] = id;
       if :: st == 0 -> st = COPYING :: else fi;
 #ifndef S_NORESET
@@ -124,13 +152,9 @@ again:
   if :: st == OPENING -> my = ep[f]; goto open :: else fi;
   was = rank[t];
   if :: !CLOSED(was) -> goto over :: else fi;    /* others work there: not modelled */
-#ifdef S_NOEPOCH
-  ep[f] = was;
-#else
   atomic { if :: rank[t] == was -> rank[t] = NEXTCLOSED(was) :: else -> goto over fi };
   interrupted();
   atomic { if :: by[f] == id -> ep[f] = NEXTCLOSED(was) :: else -> goto over fi };
-#endif
   was = ep[f];
   if
   :: st == COPYING ->
@@ -148,15 +172,26 @@ again:
   fi;
   /* finish what was being published; both a resumed and a new run may do so */
   e = led[f];
-  if :: STATE(e) == PUBLISHING -> m = MF(e); puts[f] = puts[f] | SET(m); tag[f] == m :: else fi;
+  if
+  :: STATE(e) == PUBLISHING ->
+     m = MF(e);
+#ifdef S_RAWFINISH
+     puts[f] = puts[f] | SET(m);
+     if :: tag[f] == m :: interrupted() fi
+#else
+     atomic { if :: led[f] == e && rank[f] == (my | 1) -> puts[f] = puts[f] | SET(m) :: else -> goto over fi };
+     if :: tag[f] == m :: rank[f] != (my | 1) -> goto over fi
+#endif
+  :: else
+  fi;
   interrupted();
-  m = tag[f];
+  atomic { m = tag[f]; compare(tag[t]) };
   if
   :: m != 0 && tag[t] == 0 ->
 #ifdef S_RAWNAME
      puts[t] = puts[t] | SET(m)
 #else
-     e = led[t];
+     atomic { e = led[t]; compare(MF(e)) };
      if
      :: STATE(e) == PUBLISHED -> skip
      :: STATE(e) == PUBLISHING -> m = MF(e); swap(t, was, e, ENTRY(PUBLISHING, m, 16 + id)); if :: !ok -> goto over :: else fi
@@ -167,7 +202,7 @@ again:
      :: STATE(e) == PUBLISHED -> skip
      :: else ->
         atomic { if :: led[t] == ENTRY(PUBLISHING, m, 16 + id) && rank[t] == was -> puts[t] = puts[t] | SET(m) :: else -> goto over fi };
-        tag[t] == m;
+        if :: tag[t] == m :: rank[t] != was -> goto over fi;
         swap(t, was, ENTRY(PUBLISHING, m, 16 + id), ENTRY(PUBLISHED, m, 16 + id));
         if :: !ok -> goto over :: else fi
      fi
@@ -201,11 +236,17 @@ giveup:
   atomic { if :: step[0] == st && by[0] == was -> by[0] = id :: else -> goto over fi };
   interrupted();
   was = rank[1];
-  if :: !CLOSED(was) -> goto over :: else fi;
+  if :: by[0] != id -> goto over :: else fi;
   atomic { if :: rank[1] == was -> rank[1] = NEXTCLOSED(was) :: else -> goto over fi };
   interrupted();
   was = rank[0];
-  atomic { if :: rank[0] == was -> rank[0] = NEXTOPEN(was); alone() :: else -> goto over fi };
+  atomic { if
+#ifdef S_BLINDBACK
+    :: rank[0] == was -> rank[0] = NEXTOPEN(was); alone()
+#else
+    :: rank[0] == was && by[0] == id && step[0] == st -> rank[0] = NEXTOPEN(was); alone()
+#endif
+    :: else -> goto over fi };
   interrupted();
   atomic { if :: by[0] == id && step[0] == st -> step[0] = 0 :: else fi };
 over:
@@ -217,7 +258,7 @@ over:
     /* when nobody else is at it, the last one runs it there once more, to its end */
     if
     :: ended == OPERATORS && working == 0 -> working = 1; f = 0;
-       if :: step[0] == MOVED && CLOSED(rank[0]) && (step[1] == 0 || step[1] == MOVED || !CLOSED(rank[1])) -> goto end
+       if :: step[0] == MOVED && CLOSED(rank[0]) && (step[1] == 0 || step[1] == MOVED || !CLOSED(rank[1])) -> assert(!CLOSED(rank[1])); goto end
           :: step[0] == MOVED && !CLOSED(rank[0]) && step[1] != 0 && step[1] != MOVED -> f = 1
           :: step[0] == MOVED && CLOSED(rank[0]) && step[1] != 0 && step[1] != MOVED -> f = 1
           :: else
@@ -233,9 +274,16 @@ end:
 
 #define LAND(s, m) :: atomic { (puts[s] & SET(m)) -> if :: puts[s] = puts[s] & ~SET(m) :: skip fi; \
   assert(tag[s] == 0 || tag[s] == m); tag[s] = m }
+/* A generation ends in the ledger with which all began, Δ after the last tag was put there, and another has begun. */
+#ifdef DELETES
+#define DELETE :: atomic { !CLOSED(rank[0]) && gone == 0 && tag[0] != 0 && puts[0] == 0 && (led[0] == 0 || STATE(led[0]) == PUBLISHED) -> \
+  gone = tag[0]; tag[0] = 3 - gone; led[0] = 0; seen = 0 }
+#else
+#define DELETE
+#endif
 active proctype World() {
 end:
-  do LAND(0, 1) LAND(0, 2) LAND(1, 1) LAND(1, 2) od
+  do LAND(0, 1) LAND(0, 2) LAND(1, 1) LAND(1, 2) DELETE od
 }
 
 init { byte n;

@@ -147,7 +147,7 @@ func (t *switchTeller) step(m synchronization.Move) {
 	defer t.mu.Unlock()
 	switch {
 	case m.Step != t.last:
-		t.meter.line(printable(stepText(m)))
+		t.meter.line(oneLine(stepText(m)))
 		t.copied = nil
 	case m.Step == synchronization.Naming && m.Total > 0:
 		t.meter.line(fmt.Sprintf("named %d of %d", m.Done, m.Total))
@@ -175,7 +175,7 @@ func (t *switchTeller) progress() string {
 
 // waiting is told of a wait.
 func (t *switchTeller) waiting(w switchover.Awaited) {
-	t.meter.line(printable(awaitedText(w)))
+	t.meter.line(oneLine(awaitedText(w)))
 }
 
 // maxWaiters is how many that are waited for are named.
