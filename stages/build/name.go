@@ -60,7 +60,16 @@ func (r *run) put(ctx context.Context, tag string, c *synchronization.Claim, m s
 		return err
 	}
 	defer cancel()
-	return r.Storage.Publish(gctx, tag, m)
+	return overdue(gctx, r.Storage.Publish(gctx, tag, m))
+}
+
+// overdue makes the error of a write transient that has taken longer than its guard
+// allows: under the next guard it may be sent again.
+func overdue(gctx context.Context, err error) error {
+	if err == nil || !errors.Is(context.Cause(gctx), context.DeadlineExceeded) {
+		return err
+	}
+	return fmt.Errorf("the storage is slow: %w: %w", storage.ErrTransient, err)
 }
 
 // showsNamed is shows for the tag that an entry is about, which does not say whether
@@ -232,7 +241,7 @@ func (r *run) deleteTag(ctx context.Context, c *synchronization.Claim, tag strin
 		return err
 	}
 	defer cancel()
-	return r.Storage.DeleteTag(gctx, tag)
+	return overdue(gctx, r.Storage.DeleteTag(gctx, tag))
 }
 
 // vanishes waits a moment until a deleted tag shows nothing.
