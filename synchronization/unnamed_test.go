@@ -1,6 +1,7 @@
 package synchronization
 
 import (
+	"slices"
 	"testing"
 	"time"
 )
@@ -14,9 +15,10 @@ func FuzzDecodeUnnamed(f *testing.F) {
 	f.Add(`{"2026-01-02T03:04:05.5Z":"\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4\u00e4"}`)
 	f.Add(`{"yesterday":"0123456789abcdef"}`)
 	f.Add(`{"2026-01-02T03:04:05Z":7}`)
+	f.Add(`{"freeing.0123456789abcdef0123456789abcdef":"0123456789abcdef0011223344556677","freeing.":"0123456789abcdef"}`)
 	f.Fuzz(func(t *testing.T, text string) {
 		notes := decodeUnnamed(text)
-		for s := range notes {
+		for s := range notes.since {
 			if len(s) != stub {
 				t.Errorf("%q is taken for a part of a digest", s)
 			}
@@ -26,11 +28,17 @@ func FuzzDecodeUnnamed(f *testing.F) {
 			t.Fatal(err)
 		}
 		again := decodeUnnamed(written)
-		if len(again) != len(notes) {
-			t.Fatalf("%d notes are %d when they are read again", len(notes), len(again))
+		if len(again.since) != len(notes.since) || len(again.freeing) != len(notes.freeing) {
+			t.Fatalf("%v are %v when they are read again", notes, again)
 		}
-		for s, at := range notes {
-			if got, ok := again[s]; !ok || !got.Equal(at.Truncate(time.Second)) {
+		for session, stubs := range notes.freeing {
+			slices.Sort(stubs)
+			if got := again.freeing[session]; !slices.Equal(got, slices.Compact(stubs)) {
+				t.Errorf("%s is about to free %v, and %v when it is read again", session, stubs, got)
+			}
+		}
+		for s, at := range notes.since {
+			if got, ok := again.since[s]; !ok || !got.Equal(at.Truncate(time.Second)) {
 				t.Errorf("%s of %s is %s when it is read again", s, at, got)
 			}
 		}

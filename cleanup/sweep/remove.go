@@ -211,8 +211,8 @@ func (s *sweeper) finishOthers(ctx context.Context) error {
 			return err
 		}
 		for _, c := range got.Claims {
-			if err := s.finish(ctx, c); err != nil {
-				return err
+			if err := s.finish(ctx, c); err != nil && !errors.Is(err, errLingers) {
+				return err // a tag that lingers holds up nothing but itself
 			}
 		}
 		open = slices.DeleteFunc(open, func(d stages.Digest) bool {

@@ -84,21 +84,24 @@ func (s *sweeper) run(ctx context.Context) error {
 	return nil
 }
 
-// ages notes which stages nothing names, before any index goes, and returns for how
-// long that has been so. An index that is about to go names its stages still: they
-// are noted when it is seen gone, and until then, should this process die, not at all.
+// ages notes which stages nothing names, and which are about to lose their last name,
+// before any index goes, and returns for how long the former has been so. What this
+// removal frees is noted again when it is seen gone; should this process die before
+// that, whoever comes next counts from when it has found out.
 func (s *sweeper) ages(ctx context.Context) (map[stages.Digest]time.Duration, error) {
 	if s.Grace == 0 {
 		return nil, nil
 	}
 	listed := s.listed()
-	var unnamed []stages.Digest
+	var unnamed, freeing []stages.Digest
 	for _, it := range s.graph.stages {
-		if !listed[it] {
+		if listed[it] {
+			freeing = append(freeing, it.Digest)
+		} else {
 			unnamed = append(unnamed, it.Digest)
 		}
 	}
-	return s.Ledger.SetUnnamed(ctx, unnamed)
+	return s.Session.SetUnnamed(ctx, unnamed, freeing)
 }
 
 // listed returns the stages that an index names which is not gone.
@@ -130,7 +133,31 @@ func (s *sweeper) noteFreed(ctx context.Context) error {
 			}
 		}
 	}
-	return s.Ledger.AddUnnamed(ctx, ds)
+	if len(s.graph.indexes) == 0 {
+		return nil
+	}
+	return s.Session.AddUnnamed(ctx, ds)
+}
+
+// askAgain has wait what has got a name, and lost it, since this removal looked: an
+// index that another cleaner has deleted meanwhile is not to be seen, but noted. Who
+// would publish one from now on meets the marks.
+func (s *sweeper) askAgain(ctx context.Context, marked []*item) error {
+	marked = slices.DeleteFunc(slices.Clone(marked), func(it *item) bool { return it.Kind == Index })
+	if s.Grace == 0 || len(marked) == 0 {
+		return nil
+	}
+	ds := make([]stages.Digest, len(marked))
+	for i, it := range marked {
+		ds[i] = it.Digest
+	}
+	ages, err := s.Session.Unnamed(ctx, ds)
+	for _, it := range marked {
+		if age, noted := ages[it.Digest]; err == nil && (!noted || age < s.Grace) {
+			s.wait(it, s.Grace-age)
+		}
+	}
+	return err
 }
 
 // holdBack keeps what an index still names, and has what was named not long ago wait.
@@ -194,6 +221,9 @@ func (s *sweeper) sweepBatch(ctx context.Context, ranks [][]*item) error {
 	}
 	if err == nil {
 		err = s.lookAgain(ctx, left(all))
+	}
+	if err == nil {
+		err = s.askAgain(ctx, left(all))
 	}
 	for _, rank := range ranks {
 		if err == nil {

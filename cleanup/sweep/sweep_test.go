@@ -409,6 +409,98 @@ func TestATagThatLingersFailsAlone(t *testing.T) {
 	})
 }
 
+func TestATagThatLingersHoldsUpNoLaterRemoval(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.stage("lingers", "")
+		w.stage("other", "")
+		st := lingering{w.store, w.names["lingers"].Tag()}
+		_, err := w.trySweep(st, 0, "lingers")
+		w.must(err)
+		_, err = w.trySweep(st, 0, "lingers", "other")
+		w.must(err)
+		w.want(map[string]sweep.Fate{"lingers": sweep.Needed, "other": sweep.Removed})
+		w.sweep(0, "lingers")
+		if _, err := w.store.Resolve(t.Context(), w.names["lingers"].Tag()); !errors.Is(err, storage.ErrNotFound) {
+			t.Errorf("it is there for good: %v", err)
+		}
+	})
+}
+
+// acting is a storage in which somebody acts, once, before a list of the tags or the
+// deletion of one.
+type acting struct {
+	*mem.Storage
+	list, remove func()
+}
+
+func (s *acting) Tags(ctx context.Context) iter.Seq2[string, error] {
+	if act := s.list; act != nil {
+		s.list = nil
+		act()
+	}
+	return s.Storage.Tags(ctx)
+}
+
+func (s *acting) DeleteTag(ctx context.Context, tag string) error {
+	if act := s.remove; act != nil {
+		s.remove = nil
+		act()
+	}
+	return s.Storage.DeleteTag(ctx, tag)
+}
+
+// A cleaner whose plan is old takes a stage's grace for over. Since then an index has
+// named the stage, was read, and has gone, by another cleaner.
+func TestTheGraceThatBeganMeanwhileCounts(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		w.stage("one", "")
+		w.sweep(grace, "one")
+		time.Sleep(grace + 2*time.Second)
+		st := &acting{Storage: w.store, list: func() {
+			w.index("build", "one")
+			w.sweep(grace, "build", "one")
+			w.want(map[string]sweep.Fate{"build": sweep.Removed})
+		}}
+		_, err := w.trySweep(st, grace, "one")
+		w.must(err)
+		w.want(map[string]sweep.Fate{"one": sweep.Waits})
+		time.Sleep(grace + 2*time.Second)
+		w.sweep(grace, "one")
+		w.want(map[string]sweep.Fate{"one": sweep.Removed})
+	})
+}
+
+// A cleaner deletes an index and dies before it has noted that. Another, whose plan is
+// older than the index, has noted the stage before.
+func TestTheGraceBeginsAgainAfterACleanerThatDied(t *testing.T) {
+	inWorld(t, func(t *testing.T, w *world) {
+		const grace = time.Hour // through half of which a session is renewed
+		w.stage("one", "")
+		w.index("build", "one")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		defer cancel(nil)
+		st := &acting{Storage: w.store}
+		st.list = func() {
+			w.sweep(grace, "one")
+			w.want(map[string]sweep.Fate{"one": sweep.Waits})
+		}
+		st.remove = func() {
+			time.Sleep(grace / 2)
+			w.must(w.store.DeleteTag(t.Context(), w.names["build"].Tag()))
+			cancel(errEnough)
+		}
+		if _, err := w.sweepIn(ctx, st, grace, "build", "one"); !errors.Is(err, errEnough) {
+			t.Fatalf("the error is %v", err)
+		}
+		time.Sleep(grace/2 + time.Minute)
+		w.sweep(grace, "one")
+		w.want(map[string]sweep.Fate{"one": sweep.Waits})
+		time.Sleep(grace + 2*time.Second)
+		w.sweep(grace, "one")
+		w.want(map[string]sweep.Fate{"one": sweep.Removed})
+	})
+}
+
 // cancelling is a storage whose reader is cancelled when it has listed the tags.
 type cancelling struct {
 	*mem.Storage

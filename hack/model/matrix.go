@@ -29,6 +29,9 @@ func everyTime() []check {
 			"-DKIND1=1 -DKIND2=1 -DROUNDS=2 -DTRIES=2 -DSEEDED=1 -DC_RESCUEMEMORY"),
 		in("deps", refused, mutants(family, "M_NOGRACE", "M_NODRAIN", "M_NOLIST", "M_TAGSFIRST", "M_INVENTORYTAGSFIRST", "M_SUSPECT",
 			"M_PARENTFIRST", "M_NOLOOKAGAIN", "M_NORESCUE", "M_EARLYDROP", "C_INDEXALONE", "C_TRUSTTAG")...),
+		in("grace", holds, "-DCLEANERS=2 -DRUNS=2"),
+		in("grace", refused, mutants("-DCLEANERS=2 -DRUNS=2", "WITNESS", "C_NOFREEING", "C_RIPEONCE", "M_WALLCLOCK", "M_NOTEEARLY",
+			"M_NOGRACE", "M_NOLOOKAGAIN")...),
 		lively("locks", holds, "-DNR=1", "-DNR=2", "-DNR=3 -DPLACES=0", "-DNR=2 -DFAILS=1 -DCRASHES=1"),
 		lively("locks", stuck, "-DM_BLOCKING", "-DM_SLOT", "-DM_WHOLE", "-DFAILS=1 -DM_KEEP", "-DCRASHES=1 -DM_NOTAKEOVER",
 			"-DNR=1 -DM_NOWANT"),
@@ -59,6 +62,7 @@ func atLength() []check {
 		swarm("publish", three, three+" -DBYNAME", three+" -DLOST=2 -DLATE -DCRASHES=1", three+" -DBYNAME -DCRASHES=2"),
 		swarm("deps", family, "-DKIND1=1 -DKIND2=2 -DKIND3=2 -DROUNDS=2 -DTRIES=2 -DSEEDED=1 -DLAG"),
 		swarm("epoch", "-DNR=3", "-DNR=3 -DALLCOPY"),
+		in("grace", holds, "-DCLEANERS=2 -DRUNS=3"),
 		in("turn", holds, "-DOPERATORS=4"),
 	)
 }

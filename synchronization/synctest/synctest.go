@@ -9,6 +9,7 @@ import (
 	"crypto/rand"
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -51,7 +52,7 @@ type test struct {
 
 // Run runs the suite; open makes a fresh, empty store.
 func Run(t *testing.T, open func(t *testing.T) Harness) {
-	for _, test := range append(protocolTests(), trouble()...) {
+	for _, test := range slices.Concat(protocolTests(), cleanerTests(), trouble()) {
 		t.Run(test.name, func(t *testing.T) {
 			t.Parallel()
 			if h := open(t); h.Real {
