@@ -43,9 +43,10 @@ bench: setup build ## Measure against plain BuildKit and write docs/benchmarks.m
 	hack/tools/install kube-optimized
 	$(GO) run ./hack/bench -rounds $(or $(ROUNDS),5) $(if $(CASE),-case $(CASE))
 
-soak: setup ## Play 200 rounds of many runners with faults (ROUNDS=… for another number, SEED=… to repeat)
+soak: setup ## Play 200 rounds of many runners with faults, and 200 with cleaners (CASE=builds or cleaner, ROUNDS=…, SEED=…)
 	hack/tools/install kube
-	$(GO) run ./hack/stress -rounds $(or $(ROUNDS),200) $(if $(SEED),-seed $(SEED))
+	$(if $(filter cleaner,$(CASE)),,$(GO) run ./hack/stress -rounds $(or $(ROUNDS),200) $(if $(SEED),-seed $(SEED)))
+	$(if $(filter builds,$(CASE)),,$(GO) run ./hack/stress -cleaner -rounds $(or $(ROUNDS),200) $(if $(SEED),-seed $(SEED)))
 
 model: setup ## Check the protocol models and their mutants (hack/model -soak for larger ones)
 	$(GO) run ./hack/model

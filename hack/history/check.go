@@ -33,8 +33,21 @@ const (
 	Honest Rule = "the registry's log agrees"
 	// Once: commands run once, and again only where a runner was disturbed.
 	Once Rule = "commands run once"
-	// Undeleted: nobody deletes tags or manifests, for no cleaner runs.
+	// Undeleted: where no cleaner runs, nobody deletes tags or manifests.
 	Undeleted Rule = "nothing is deleted"
+	// Marked: a name is deleted by who has marked it, under a guard; a manifest never.
+	Marked Rule = "only what was marked is deleted"
+	// Drained: who may not have seen a mark is through before what it marks goes.
+	Drained Rule = "builds that cannot see a mark are waited for"
+	// Ordered: nothing goes that something lists or stands on which is there.
+	Ordered Rule = "names go before what they name"
+	// Graced: a stage stays for the grace after the last name of it has gone.
+	Graced Rule = "what was named stays for the grace"
+	// Spared: what a branch names stays.
+	Spared Rule = "what a branch names stays"
+	// Leading: at the end names lead to what has a name, and stages stand on those
+	// that are there.
+	Leading Rule = "nothing dangles"
 	// Ends: every runner that is not killed ends well, but for a few that say that the
 	// registry or the ledger was away.
 	Ends Rule = "runners end"
@@ -96,8 +109,10 @@ func Check(h *History) []Violation {
 	c.checkDecisions()
 	c.checkPuts()
 	c.checkDeletions()
+	c.checkRemovals()
 	c.checkReports()
 	c.checkFinal()
+	c.checkLeading()
 	c.checkLog()
 	c.checkCommands()
 	c.checkEnds()
@@ -113,6 +128,7 @@ type checker struct {
 	shards   map[string][]*Revision // by number
 	sessions map[string]string      // the runner of each session
 	lives    map[string]*life       // by stage
+	looks    map[string][]*Event    // seen reads of the ledger, by runner and shard
 }
 
 // violate notes a violation with its proof; nil events are left out.
@@ -138,6 +154,13 @@ func (c *checker) index() {
 	for i := range c.Revisions {
 		r := &c.Revisions[i]
 		c.shards[r.Shard] = append(c.shards[r.Shard], r)
+	}
+	c.looks = map[string][]*Event{}
+	for _, e := range c.of[LedgerRead] {
+		if e.Seen {
+			k := e.Runner + " " + e.Shard
+			c.looks[k] = append(c.looks[k], e)
+		}
 	}
 	for name, all := range c.shards {
 		slices.SortFunc(all, func(a, b *Revision) int { return cmp.Compare(a.Number, b.Number) })
@@ -182,7 +205,7 @@ func (c *checker) indexes() map[string]bool {
 func (c *checker) checkReads() {
 	others := map[string]*Event{}
 	for _, e := range append(slices.Clone(c.of[TagRead]), c.of[Final]...) {
-		if e.Kind == TagRead && e.Status != 200 {
+		if e.Kind == TagRead && e.Status != 200 || c.buried(e) {
 			continue
 		}
 		stage, ok := stageOf(e.Tag)
@@ -237,16 +260,9 @@ func (c *checker) checkDecisions() {
 
 // checkPuts: Guarded.
 func (c *checker) checkPuts() {
-	reads := map[string][]*Event{} // of the ledger, by runner and shard
-	for _, e := range c.of[LedgerRead] {
-		if e.Seen {
-			k := e.Runner + " " + e.Shard
-			reads[k] = append(reads[k], e)
-		}
-	}
 	for _, put := range c.of[TagPut] {
 		stage, ok := stageOf(put.Tag)
-		if !ok {
+		if !ok || c.buried(put) {
 			continue
 		}
 		l := c.lives[stage]
@@ -254,28 +270,21 @@ func (c *checker) checkPuts() {
 			c.violate(Guarded, []*Event{put}, "a tag is put for a stage that has no entry")
 			continue
 		}
-		if !c.guarded(l, put, reads[put.Runner+" "+l.shard]) {
+		if !c.guarded(l, put, publishing, put.Digest) {
 			c.violate(Guarded, append(l.proof(), put), "no look of runner %s at the entry of %s allows it to put this tag", put.Runner, short(stage))
 		}
 	}
 }
 
-// checkDeletions: Undeleted. What was asked for counts, whatever the registry said.
-func (c *checker) checkDeletions() {
-	for _, e := range c.of[Delete] {
-		c.violate(Undeleted, []*Event{e}, "runner %s deletes %s", e.Runner, e.Tag+e.alone())
-	}
-}
-
-// guarded reports whether the runner saw, shortly before the put, the entry that
-// decides for exactly this manifest in the name of its own session.
-func (c *checker) guarded(l *life, put *Event, reads []*Event) bool {
-	return slices.ContainsFunc(reads, func(r *Event) bool {
-		if r.Finish > put.Begin || put.Begin-r.Begin > c.Guard {
+// guarded reports whether the runner saw, shortly before it sent e, the entry of
+// that state and manifest in the name of its own session; any manifest does for "".
+func (c *checker) guarded(l *life, e *Event, state, manifest string) bool {
+	return slices.ContainsFunc(c.looks[e.Runner+" "+l.shard], func(r *Event) bool {
+		if r.Finish > e.Begin || e.Begin-r.Begin > c.Guard {
 			return false
 		}
-		e, ok := c.entryAt(l.shard, r.Revision, l.key)
-		return ok && e.State == publishing && e.Manifest == put.Digest && c.sessions[e.Session] == put.Runner
+		at, ok := c.entryAt(l.shard, r.Revision, l.key)
+		return ok && at.State == state && (manifest == "" || at.Manifest == manifest) && c.sessions[at.Session] == e.Runner
 	})
 }
 
@@ -330,6 +339,8 @@ func (c *checker) checkEnds() {
 		over[e.Runner] = true
 		switch {
 		case e.Exit == 0:
+		case c.Faults && c.cleans(e.Runner) && (e.gaveUp() || e.lost()):
+			// After a cleaner that gives up there comes another.
 		case c.Faults && e.gaveUp():
 			gaveUp = append(gaveUp, e)
 		default:
@@ -339,7 +350,7 @@ func (c *checker) checkEnds() {
 	if most := (len(c.of[Start]) + onceIn - 1) / onceIn; len(gaveUp) > most {
 		c.violate(Ends, gaveUp, "%d runners of %d gave up, at most %d may", len(gaveUp), len(c.of[Start]), most)
 	}
-	for _, e := range c.of[Start] {
+	for _, e := range slices.Concat(c.of[Start], c.of[Clean]) {
 		if !over[e.Runner] {
 			c.violate(Ends, []*Event{e}, "runner %s does not end", e.Runner)
 		}
@@ -356,6 +367,12 @@ const onceIn = 20
 // what it says of the cause.
 func (e *Event) gaveUp() bool {
 	return (e.Exit == 6 || e.Exit == 7 || e.Exit == 9) && strings.Contains(e.Note, "unavailable")
+}
+
+// lost reports whether a run ended because it was paused for so long that others may
+// have taken it for dead.
+func (e *Event) lost() bool {
+	return (e.Exit == 6 || e.Exit == 7) && strings.Contains(e.Note, "the session is lost")
 }
 
 // short is a stage as people are shown it.

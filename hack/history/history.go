@@ -1,4 +1,5 @@
-// Package history checks what many runners did that built the same commit at once.
+// Package history checks what many runners did that built the same commit at once,
+// or several commits while cleaners removed what no reference kept.
 //
 // A [History] is what was seen from outside of them: every request that they sent
 // to the registry and to the ledger, with its answer, as proxies in front of both
@@ -27,13 +28,16 @@ const (
 	Start Kind = "start"
 	Stop  Kind = "stop"
 	Kill  Kind = "kill"
+	// Clean is a cleaner that begins; it is a runner, too. Runner.
+	Clean Kind = "clean"
 	// End is a runner that ends by itself. Runner, Exit, Report, Note.
 	End Kind = "end"
 	// TagRead is a question for a tag. Runner, Tag, Status, Seen, Digest.
 	TagRead Kind = "tag-read"
-	// TagPut gives a tag to a manifest. Runner, Tag, Digest, Status, Seen.
+	// TagPut gives a tag to a manifest. Runner, Tag, Digest, Lists, Status, Seen. One
+	// that is put on the tomb is deleted by it.
 	TagPut Kind = "tag-put"
-	// Push stores a manifest by its digest. Runner, Digest, Status, Seen.
+	// Push stores a manifest by its digest. Runner, Digest, Lists, Status, Seen.
 	Push Kind = "push"
 	// Delete asks the registry to delete a tag or a manifest. Runner, Tag or Digest,
 	// Status, Seen.
@@ -51,9 +55,15 @@ const (
 	// Logged is what the registry's own log says of the writes of one manifest.
 	// Tag or Digest, Count.
 	Logged Kind = "logged"
-	// Final is a tag as it is when all is over. Tag, Digest, Note where something
-	// of it is missing or damaged.
+	// Final is a tag as it is when all is over. Tag, Digest, Lists, Note where
+	// something of it is missing or damaged.
 	Final Kind = "final"
+	// Plan is what planning a commit gives: the report of a build that looked up
+	// nothing. Report.
+	Plan Kind = "plan"
+	// Refer has a branch name a commit, from the event on; Digest is the root of its
+	// plan, "" for a branch that names none, or of which that is about to change. Tag.
+	Refer Kind = "refer"
 )
 
 // Event is one thing that was seen.
@@ -69,9 +79,11 @@ type Event struct {
 	// what it did.
 	Status int `json:"status,omitempty"`
 	// Seen: the runner got the answer.
-	Seen     bool     `json:"seen,omitempty"`
-	Tag      string   `json:"tag,omitempty"`
-	Digest   string   `json:"digest,omitempty"`
+	Seen   bool   `json:"seen,omitempty"`
+	Tag    string `json:"tag,omitempty"`
+	Digest string `json:"digest,omitempty"`
+	// Lists are the manifests of an index, or the layers of an image, in their order.
+	Lists    []string `json:"lists,omitempty"`
 	Shard    string   `json:"shard,omitempty"`
 	Revision uint64   `json:"revision,omitempty"`
 	Changes  []Change `json:"changes,omitempty"`
@@ -99,6 +111,9 @@ type Report struct {
 
 // Stage is one of a report.
 type Stage struct {
+	// Image is the one that it is a stage of; those of one stand on each other in
+	// their order.
+	Image string `json:"image,omitempty"`
 	// Command is what its commands count as, "" where it has none.
 	Command  string `json:"command,omitempty"`
 	Digest   string `json:"digest"`
@@ -125,6 +140,10 @@ type History struct {
 	// Guard is for how long a runner may rely on a look at its entry, Delta is Δ.
 	Guard time.Duration `json:"guard"`
 	Delta time.Duration `json:"delta"`
+	// Grace is for how long a stage stays after the last name of it has gone, Tomb the
+	// manifest that deleted tags are put on; for histories with cleaners.
+	Grace time.Duration `json:"grace,omitempty"`
+	Tomb  string        `json:"tomb,omitempty"`
 
 	Revisions []Revision `json:"-"`
 	Events    []Event    `json:"-"`

@@ -70,6 +70,29 @@ func (l *life) had(e *Event, delta time.Duration) bool {
 	})
 }
 
+// ended reports whether a generation has ended that had the manifest, and none that
+// has it goes on; "" is any manifest.
+func (l *life) ended(manifest string) bool {
+	if l == nil {
+		return false
+	}
+	over := false
+	for _, g := range l.generations {
+		if manifest == "" || g.manifest == manifest {
+			over = g.end != nil
+		}
+	}
+	return over
+}
+
+// generation returns how many there were.
+func (l *life) generation() int {
+	if l == nil {
+		return 0
+	}
+	return len(l.generations)
+}
+
 // proof returns the writes that decided.
 func (l *life) proof() []*Event {
 	var all []*Event
@@ -216,6 +239,8 @@ func (c *checker) generation(l *life, s step) {
 		if !open || l.generations[last].manifest != s.to.Manifest {
 			l.generations = append(l.generations, generation{manifest: s.to.Manifest, decision: s.write})
 		}
+	case s.from.State == doomed && s.to.State == published && (!open || l.generations[last].manifest != s.to.Manifest):
+		c.violate(Decided, append(l.proof(), s.write), "%s was rescued as %s, which it is not", short(l.stage), s.to.Manifest)
 	case s.to.State == deleting && s.from.State != deleting && open:
 		l.generations[last].end = s.write
 	}

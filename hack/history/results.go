@@ -4,6 +4,7 @@ import (
 	"maps"
 	"slices"
 	"strings"
+	"time"
 )
 
 // checkReports: Agreed. A runner says nothing about a stage that it did not look up.
@@ -20,6 +21,9 @@ func (c *checker) checkReports() {
 		if e.Exit != 0 {
 			continue
 		}
+		if len(c.of[Clean]) > 0 {
+			continue // there are several commits, and generations: see checkThere
+		}
 		if first == nil {
 			first = e
 		}
@@ -35,10 +39,30 @@ func (c *checker) checkReported(manifests map[string]*Event, e *Event, s Stage) 
 	}
 	b := brief(e)
 	b.Tag, b.Digest = s.Digest, s.Manifest
+	if len(c.of[Clean]) > 0 {
+		c.checkThere(b)
+		return
+	}
 	if other := manifests[s.Digest]; other != nil && other.Digest != s.Manifest {
 		c.violate(Agreed, []*Event{other, b}, "stage %s has two manifests in reports", short(s.Digest))
 	}
 	manifests[s.Digest] = b
+}
+
+// checkThere: what a runner reports was there while it ran.
+func (c *checker) checkThere(b *Event) {
+	var began time.Duration
+	for _, e := range c.of[Start] {
+		if e.Runner == b.Runner {
+			began = e.Begin
+		}
+	}
+	l := c.lives[b.Tag]
+	if l == nil || !slices.ContainsFunc(l.generations, func(g generation) bool {
+		return g.manifest == b.Digest && g.decision.Begin <= b.Begin && (g.end == nil || g.end.Finish >= began)
+	}) {
+		c.violate(Agreed, []*Event{b}, "runner %s reports for stage %s what it was not then", b.Runner, short(b.Tag))
+	}
 }
 
 // brief returns an event without its report, which is long.
@@ -52,6 +76,9 @@ func brief(e *Event) *Event {
 func (c *checker) checkFinal() {
 	at := map[string]*Event{}
 	for _, e := range c.of[Final] {
+		if c.buried(e) {
+			continue
+		}
 		at[e.Tag] = e
 		if digest, ok := stageOf(e.Tag); ok {
 			at[digest] = e
@@ -71,11 +98,11 @@ func (c *checker) checkFinal() {
 			continue
 		}
 		for _, s := range e.Report.Stages {
-			if s.Manifest != "" && e.Exit == 0 {
+			if s.Manifest != "" && e.Exit == 0 && !c.lives[s.Digest].ended(s.Manifest) {
 				c.kept(at, s.Digest, s.Manifest, brief(e))
 			}
 		}
-		if root := strings.TrimPrefix(e.Report.Root, "sha256:"); e.Exit == 0 && at["build-"+root] == nil {
+		if root := strings.TrimPrefix(e.Report.Root, "sha256:"); e.Exit == 0 && at["build-"+root] == nil && !c.lives[root].ended("") {
 			c.violate(Kept, []*Event{brief(e)}, "the index of build %s is lost", root)
 		}
 	}
@@ -97,7 +124,7 @@ func (c *checker) checkCommands() {
 		runs[e.Command] = append(runs[e.Command], e)
 	}
 	stage := map[string]string{}
-	for _, e := range c.of[End] {
+	for _, e := range slices.Concat(c.of[Plan], c.of[End]) {
 		if e.Report != nil {
 			for _, s := range e.Report.Stages {
 				if s.Command != "" {
@@ -109,12 +136,14 @@ func (c *checker) checkCommands() {
 	for _, name := range slices.Sorted(maps.Keys(stage)) {
 		all := runs[name]
 		delete(runs, name)
-		if len(all) == 0 {
+		if len(all) == 0 && c.lives[stage[name]].generation() > 0 {
 			c.violate(Once, nil, "the commands of %s never ran", name)
 			continue
 		}
-		if more := len(all) - 1; more > 0 && more > c.excuses(stage[name]) {
-			c.violate(Once, append(all, c.owners(stage[name])...), "the commands of %s ran %d times, and %d are explained", name, len(all), 1+c.excuses(stage[name]))
+		// Each generation is made once.
+		right := max(1, c.lives[stage[name]].generation()) + c.excuses(stage[name])
+		if len(all) > right {
+			c.violate(Once, append(all, c.owners(stage[name])...), "the commands of %s ran %d times, and %d are explained", name, len(all), right)
 		}
 	}
 	for name, all := range runs {

@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 )
 
 // Repository is a git repository in a directory.
@@ -50,13 +51,20 @@ func (r Repository) Commit(ctx context.Context, message string) error {
 	return r.git(ctx, "commit", "--quiet", "--message", message)
 }
 
-// git runs without the user's own settings.
 func (r Repository) git(ctx context.Context, args ...string) error {
+	_, err := r.Git(ctx, args...)
+	return err
+}
+
+// Git runs a command of git in the repository, without the user's own settings, and
+// returns what it prints, without the space around it.
+func (r Repository) Git(ctx context.Context, args ...string) (string, error) {
 	cmd := exec.CommandContext(ctx, "git", append([]string{"-C", r.Dir, "-c", "gc.auto=0",
 		"-c", "user.name=demo", "-c", "user.email=demo@localhost", "-c", "commit.gpgsign=false"}, args...)...)
 	cmd.Env = append(os.Environ(), "GIT_CONFIG_GLOBAL="+os.DevNull, "GIT_CONFIG_NOSYSTEM=1")
-	if out, err := cmd.CombinedOutput(); err != nil {
-		return fmt.Errorf("git %s: %w: %s", args[0], err, out)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		return "", fmt.Errorf("git %s: %w: %s", args[0], err, out)
 	}
-	return nil
+	return strings.TrimSpace(string(out)), nil
 }

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"slices"
@@ -30,6 +31,9 @@ const burstLasts = 700 * time.Millisecond
 
 // plan deals the harm of a round out over its course, the same for the same seed.
 func plan(seed uint64, s shape) []blow {
+	if s.waves > 0 {
+		return planCleaning(seed, s)
+	}
 	r := rand.New(rand.NewPCG(seed, 7))
 	moments := []moment{commandRuns, entryAcquired, manifestSaved, stageDecided, tagPut, stageOver}
 	var all []blow
@@ -63,10 +67,12 @@ func (r *round) hit(h harm, runner string) {
 	case killing:
 		if p := r.victim(runner); p != nil && r.kill(p) {
 			r.kills.Add(1)
-			r.later.run(func() { r.replace(p) })
+			if !p.cleaner { // after a cleaner there always comes another
+				r.later.run(func() { r.replace(p) })
+			}
 		}
 	case stopping:
-		if p := r.victim(runner); p != nil && r.pause(p, 3*r.lab.ttl) {
+		if p := r.victim(runner); p != nil && r.pause(p, r.stopLasts()) {
 			r.stops.Add(1)
 		}
 	case restarting:
@@ -81,16 +87,22 @@ func (r *round) hit(h harm, runner string) {
 	}
 }
 
-// victim returns the named runner, or any that runs.
+// stopLasts is for how long a runner is paused: so long that others take it for dead.
+func (r *round) stopLasts() time.Duration { return cmp.Or(r.shape.pause, 3*r.lab.ttl) }
+
+// victim returns the named runner, or any that builds.
 func (r *round) victim(name string) *process {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	for _, p := range r.cleaners {
+		if p.name == name && !p.over() {
+			return p
+		}
+	}
 	var running []*process
 	for _, p := range r.processes {
-		select {
-		case <-p.done:
+		if p.over() {
 			continue
-		default:
 		}
 		if p.name == name {
 			return p
@@ -110,9 +122,9 @@ func (r *round) replace(p *process) {
 	r.serial++
 	n := r.serial
 	r.mu.Unlock()
-	if err := r.launch(fmt.Sprintf("%s-%d", p.host.name(), n), p.host, r.skew(n)); err != nil {
-		r.fail(err)
-	}
+	j := p.job
+	j.name, j.skew = fmt.Sprintf("%s-%d", p.host.name(), n), r.skew(n)
+	r.launch(j)
 }
 
 // restart kills the API server and starts it again, one at a time.
@@ -134,9 +146,7 @@ func (r *round) names() []string {
 	defer r.mu.Unlock()
 	var all []string
 	for _, p := range r.processes {
-		select {
-		case <-p.done:
-		default:
+		if !p.over() {
 			all = append(all, p.name)
 		}
 	}

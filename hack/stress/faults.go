@@ -24,13 +24,20 @@ type rates struct {
 	cut float64
 }
 
-// Bounds of what is late. An answer may be later than a runner waits for it; a
-// write may not be later than Δ, which is far above.
-const (
-	maxDelay = 12 * time.Second
-	maxLate  = 8 * time.Second
-	maxWatch = 3 * time.Second
-)
+// lateness bounds what is late: an answer, and a write that is done after the runner
+// was cut off. An answer may be later than a runner waits for it; a write may not be
+// later than Δ, which is far above.
+type lateness struct{ answer, write time.Duration }
+
+// maxWatch bounds a watch that is cut off.
+const maxWatch = 3 * time.Second
+
+func (s shape) late() lateness {
+	if s.delta != 0 {
+		return lateness{answer: 4 * time.Second, write: 4 * time.Second}
+	}
+	return lateness{answer: 12 * time.Second, write: 8 * time.Second}
+}
 
 // troubled are the rates of a round with faults: 1 % of the answers are dropped
 // or delayed after having been applied.

@@ -27,7 +27,7 @@ func (r *round) finals(ctx context.Context) error {
 		e := history.Event{Kind: history.Final, Tag: tag}
 		body, err := f.get(ctx, "/manifests/"+tag)
 		if err == nil {
-			e.Digest = digestOf(body)
+			e.Digest, e.Lists = digestOf(body), listed(body)
 			err = f.whole(ctx, body)
 		}
 		if err != nil {
@@ -68,10 +68,12 @@ type finalReader struct {
 	read   map[string]error
 }
 
+type descriptor struct{ Digest string }
+
 // manifest has the references of an image and of an index.
 type manifest struct {
-	Config            *struct{ Digest string }
-	Layers, Manifests []struct{ Digest string }
+	Config            *descriptor
+	Layers, Manifests []descriptor
 }
 
 // whole reads everything below a manifest.

@@ -23,6 +23,7 @@ type front struct {
 	record  *recorder
 	dice    *dice
 	rates   rates
+	late    lateness
 	weather *weather
 	// repository is that of the stages storage; what others are asked for is
 	// passed on without being recorded.
@@ -141,7 +142,7 @@ func (f *front) pass(w http.ResponseWriter, r *http.Request, x exchange) {
 		return
 	case late:
 		f.weather.pending.run(func() {
-			<-time.After(f.dice.upTo(maxLate))
+			<-time.After(f.dice.upTo(f.late.write))
 			do(false)
 		})
 		panic(http.ErrAbortHandler)
@@ -172,7 +173,7 @@ func (f *front) reply(w http.ResponseWriter, r *http.Request, done fate, a answe
 		return
 	case done == delayed:
 		select {
-		case <-time.After(f.dice.upTo(maxDelay)):
+		case <-time.After(f.dice.upTo(f.late.answer)):
 		case <-r.Context().Done():
 			panic(http.ErrAbortHandler)
 		}

@@ -34,6 +34,9 @@ func TestTheSameSeedPlansTheSameHarm(t *testing.T) {
 	if reflect.DeepEqual(plan(5, faulty()), plan(6, faulty())) {
 		t.Error("another seed plans the same")
 	}
+	if a, b := plan(5, cleaned(10)), plan(5, cleaned(10)); !reflect.DeepEqual(a, b) || len(a) != 42 {
+		t.Errorf("with cleaners, planned are %v and %v", a, b)
+	}
 	a, b := newDice(3, 4), newDice(3, 4)
 	seen := map[fate]int{}
 	for range 100_000 {

@@ -3,6 +3,7 @@
 // this shows it.
 //
 //	go run ./hack/stress -rounds 200           rounds with faults
+//	go run ./hack/stress -cleaner -rounds 200  runners at random commits, with cleaners
 //	go run ./hack/stress -full                 32 runners without faults, and what they cost
 //	go run ./hack/stress -check FILE           check a history that a failed round left
 package main
@@ -39,6 +40,7 @@ type options struct {
 	seed   uint64
 	shape  shape
 	full   bool
+	clean  bool
 	work   int
 	check  string
 	keep   string
@@ -54,6 +56,7 @@ func run(ctx context.Context, args []string, w io.Writer) error {
 	f.IntVar(&o.shape.engines, "engines", o.shape.engines, "`NUMBER` of hosts with an engine each")
 	f.IntVar(&o.shape.images, "images", o.shape.images, "`NUMBER` of images of six stages each")
 	f.BoolVar(&o.full, "full", false, "run 32 runners on 4 engines without faults, and measure what they cost")
+	f.BoolVar(&o.clean, "cleaner", false, "have cleaners at work beside runners at random commits; the numbers of runners, engines and images are its own")
 	f.IntVar(&o.work, "work", whole().work, "how many `MIB` each command of -full hashes")
 	f.StringVar(&o.check, "check", "", "check the history in `FILE`, and run nothing")
 	f.StringVar(&o.keep, "keep", os.TempDir(), "`DIRECTORY` for the histories of failed rounds")
@@ -104,10 +107,12 @@ type totals struct {
 	rounds, bad, commands, again, violations, nonzero int
 	kills, stops, restarts, bursts, faults            int64
 	wall                                              time.Duration
+	sweeps                                            sweeps
 }
 
 func (t *totals) add(o *outcome) {
-	t.rounds++
+	t.rounds += max(1, o.shape.waves)
+	t.sweeps = t.sweeps.plus(o.sweeps)
 	t.commands += o.distinct
 	t.again += o.commands - o.distinct
 	t.violations += len(o.violations)
@@ -122,26 +127,33 @@ func (t *totals) add(o *outcome) {
 
 func (o options) runRounds(ctx context.Context, l *lab, w io.Writer) error {
 	var t totals
-	for i := range o.rounds {
+	for t.rounds < o.rounds {
 		if ctx.Err() != nil {
 			return context.Cause(ctx)
 		}
-		hosts, err := l.engines(ctx, o.shape.engines)
+		s := o.shape
+		if o.clean {
+			s = cleaned(min(maxWaves, o.rounds-t.rounds))
+		}
+		hosts, err := l.engines(ctx, s.engines)
 		if err != nil {
 			return err
 		}
-		out, err := l.play(ctx, o.seed+uint64(i), o.shape, hosts)
+		out, err := l.play(ctx, o.seed+uint64(t.rounds), s, hosts)
 		if out == nil {
 			return err
 		}
 		t.add(out)
-		fmt.Fprintf(w, "round %d/%d, %s\n", i+1, o.rounds, out.line())
+		fmt.Fprintf(w, "round %d/%d, %s\n", t.rounds, o.rounds, out.line())
 		if err != nil || len(out.violations) > 0 {
 			t.bad++
 			if kept := keepHistory(w, o.keep, out, err); kept != nil {
 				return kept
 			}
 		}
+	}
+	if o.clean {
+		fmt.Fprintln(w, t.sweeps)
 	}
 	fmt.Fprintf(w, "%d rounds in %.0f s: %d kills, %d stops, %d API restarts, %d bursts, %d spoilt exchanges; %d commands, %d run again; %d runs ended with an error; %d violations in %d bad rounds\n",
 		t.rounds, t.wall.Seconds(), t.kills, t.stops, t.restarts, t.bursts, t.faults, t.commands, t.again, t.nonzero, t.violations, t.bad)

@@ -16,53 +16,98 @@ import (
 	"github.com/cairnbuild/cairn/hack/history"
 )
 
-// process is one runner: a "cairn build" with a world of its own.
+// job is what a runner is to do: a "cairn build", or a "cairn cleanup".
+type job struct {
+	name string
+	host *host
+	// dir is the work tree, of a clone for a cleaner.
+	dir     string
+	cleaner bool
+	skew    time.Duration
+}
+
+// process is one runner with a world of its own.
 type process struct {
-	name  string
-	host  *host
+	job
 	front *front
 	cmd   *exec.Cmd
 	out   bytes.Buffer
 	log   *os.File
 	done  chan struct{}
+	// paused is closed when it is paused for the first time.
+	paused chan struct{}
 
-	mu     sync.Mutex
-	killed bool
+	mu      sync.Mutex
+	killed  bool
+	stopped bool
 }
 
-// start begins a runner on a host.
-func (r *round) start(name string, h *host, program string, skew time.Duration) (*process, error) {
+// over reports whether it has ended.
+func (p *process) over() bool {
+	select {
+	case <-p.done:
+		return true
+	default:
+		return false
+	}
+}
+
+// start begins a runner on its host.
+func (r *round) start(j job) (*process, error) {
 	f := &front{
-		runner: name, record: r.record, dice: newDice(r.seed, streamOf(name)), rates: r.rates(), weather: &r.weather,
+		runner: j.name, record: r.record, dice: newDice(r.seed, streamOf(j.name)), rates: r.rates(), late: r.shape.late(), weather: &r.weather,
 		repository: r.project.name, registry: r.lab.toRegistry, api: r.lab.toAPI,
 	}
 	if err := f.open(r.ctx, r.lab.cert); err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err))
+		return nil, fmt.Errorf("start %s: %w", j.name, err)
 	}
-	p := &process{name: name, host: h, front: f, done: make(chan struct{})}
+	p := &process{job: j, front: f, done: make(chan struct{}), paused: make(chan struct{})}
 	var err error
-	if p.log, err = os.Create(filepath.Join(r.dir, name+".log")); err != nil {
+	if p.log, err = os.Create(filepath.Join(r.dir, j.name+".log")); err != nil {
 		return nil, errors.Join(err, f.close())
 	}
-	p.cmd = exec.Command(filepath.Join(r.lab.bin, program), "build", "--output", "json",
-		"--dir", r.project.dir, "--cache-dir", filepath.Join(h.dir, "c"), "--state-dir", filepath.Join(h.dir, "s"),
-		"--engine", h.engine.Address(), "--stages-storage", r.lab.registry.Address()+"/"+r.project.name,
-		"--synchronization", fmt.Sprintf("kubernetes://%s?kubeconfig=%s&ttl=%s", namespace, r.lab.kubeconfig, r.lab.ttl))
-	p.cmd.Dir, p.cmd.Env = h.dir, r.lab.environ(filepath.Join(h.dir, "h"))
-	if skew != 0 {
-		p.cmd.Env = append(p.cmd.Env, "CAIRN_CLOCK_SKEW="+skew.String())
-	}
+	p.cmd = r.command(j)
 	p.cmd.Stdout, p.cmd.Stderr = &p.out, p.log
 	p.cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true}
-	r.record.add(history.Event{Kind: history.Start, Runner: name})
+	begin := history.Event{Kind: history.Start, Runner: j.name}
+	if j.cleaner {
+		begin.Kind = history.Clean
+	}
+	r.record.add(begin)
 	if err := f.space.run(p.cmd.Start); err != nil {
-		return nil, errors.Join(fmt.Errorf("start %s: %w", name, err), f.close(), p.log.Close())
+		return nil, errors.Join(fmt.Errorf("start %s: %w", j.name, err), f.close(), p.log.Close())
 	}
 	go func() {
 		defer close(p.done)
 		r.ended(p, p.cmd.Wait())
 	}()
 	return p, nil
+}
+
+// command is the command line of a job.
+func (r *round) command(j job) *exec.Cmd {
+	program := "cairn"
+	if j.skew != 0 || r.shape.delta != 0 {
+		program = "skewed"
+	}
+	args := []string{
+		"--output", "json", "--dir", j.dir, "--cache-dir", filepath.Join(j.host.dir, "c"), "--state-dir", filepath.Join(j.host.dir, "s"),
+		"--stages-storage", r.lab.registry.Address() + "/" + r.project.name,
+		"--synchronization", fmt.Sprintf("kubernetes://%s?kubeconfig=%s&ttl=%s", namespace, r.lab.kubeconfig, r.lab.ttl),
+	}
+	if j.cleaner {
+		args = append([]string{"cleanup", "--without-kube", "--allow-empty-keep", "--removal-grace", r.shape.grace.String()}, args...)
+	} else {
+		args = append([]string{"build", "--engine", j.host.engine.Address()}, args...)
+	}
+	cmd := exec.Command(filepath.Join(r.lab.bin, program), args...)
+	cmd.Dir, cmd.Env = j.host.dir, r.lab.environ(filepath.Join(j.host.dir, "h"))
+	for name, d := range map[string]time.Duration{"CAIRN_CLOCK_SKEW": j.skew, "CAIRN_LATE_DELTA": r.shape.delta, "CAIRN_LATE_GUARD": r.shape.guard} {
+		if d != 0 {
+			cmd.Env = append(cmd.Env, name+"="+d.String())
+		}
+	}
+	return cmd
 }
 
 // streamOf turns a name into the number of a stream of chances.
@@ -83,10 +128,17 @@ func (r *round) ended(p *process, _ error) {
 	if killed && e.Exit < 0 {
 		return // by us; that was noted
 	}
-	if rep, err := readReport(r.project.name, p.out.Bytes()); err != nil {
+	if p.cleaner {
+		e.Note = "" // what it says it has done is in the history already
+	} else if rep, err := readReport(r.project.name, p.out.Bytes()); err != nil {
 		e.Note = err.Error()
 	} else {
 		e.Report = rep
+	}
+	if r.past != nil && e.Report != nil { // the plans of commits tell which command is whose
+		for i := range e.Report.Stages {
+			e.Report.Stages[i].Command = ""
+		}
 	}
 	if e.Exit != 0 {
 		e.Note += lastLines(p.log.Name())
@@ -111,12 +163,7 @@ func lastLines(path string) string {
 func (r *round) kill(p *process) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	select {
-	case <-p.done:
-		return false
-	default:
-	}
-	if p.killed {
+	if p.killed || p.over() {
 		return false
 	}
 	p.killed = true
@@ -129,13 +176,12 @@ func (r *round) kill(p *process) bool {
 func (r *round) pause(p *process, d time.Duration) bool {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	select {
-	case <-p.done:
+	if p.killed || p.over() || p.cmd.Process.Signal(syscall.SIGSTOP) != nil {
 		return false
-	default:
 	}
-	if p.killed || p.cmd.Process.Signal(syscall.SIGSTOP) != nil {
-		return false
+	if !p.stopped {
+		p.stopped = true
+		close(p.paused)
 	}
 	r.record.add(history.Event{Kind: history.Stop, Runner: p.name, Note: d.String()})
 	r.later.run(func() {
@@ -170,7 +216,7 @@ func readReport(project string, b []byte) (*history.Report, error) {
 	for _, i := range in.Images {
 		out.Images[i.Name] = i.Ref
 		for _, s := range i.Stages {
-			st := history.Stage{Digest: strings.TrimPrefix(s.Digest, "sha256:")}
+			st := history.Stage{Image: i.Name, Digest: strings.TrimPrefix(s.Digest, "sha256:")}
 			if s.Manifest != nil {
 				st.Manifest = *s.Manifest
 			}

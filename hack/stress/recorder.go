@@ -19,6 +19,13 @@ const (
 	stageDecided  moment = "a stage is decided"
 	tagPut        moment = "a tag is put"
 	stageOver     moment = "a stage is published"
+
+	// Those of cleaners.
+	stageMarked  moment = "a stage is marked"
+	stageDoomed  moment = "a stage is to be deleted"
+	tagDeleted   moment = "a tag is deleted"
+	stageDeleted moment = "a stage is deleted"
+	graceNoted   moment = "what has no name is noted"
 )
 
 // recorder collects the history of a round. It is safe for concurrent use.
@@ -77,12 +84,17 @@ func momentOf(e history.Event) moment {
 		return commandRuns
 	case e.Kind == history.Push && e.Status == 201:
 		return manifestSaved
+	case e.Kind == history.TagPut && e.Status == 201 && e.Digest == tomb():
+		return tagDeleted
 	case e.Kind == history.TagPut && e.Status == 201 && len(e.Tag) == 64:
 		return tagPut
 	case e.Kind != history.LedgerWrite || e.Status/100 != 2:
 		return ""
 	}
 	for _, c := range e.Changes {
+		if c.Key == "unnamed" {
+			return graceNoted
+		}
 		var entry struct{ State string }
 		if !strings.HasPrefix(c.Key, "stage.") || c.New == "" || json.Unmarshal([]byte(c.New), &entry) != nil {
 			continue
@@ -94,6 +106,12 @@ func momentOf(e history.Event) moment {
 			return stageDecided
 		case "published":
 			return stageOver
+		case "doomed":
+			return stageMarked
+		case "deleting":
+			return stageDoomed
+		case "deleted":
+			return stageDeleted
 		}
 	}
 	return ""

@@ -3,6 +3,7 @@ package main
 import (
 	"crypto/sha256"
 	"encoding/hex"
+	"encoding/json"
 	"net/http"
 	"strings"
 
@@ -34,13 +35,32 @@ func (f *front) serveRegistry(w http.ResponseWriter, r *http.Request) {
 }
 
 func (f *front) notePut(ref string, body []byte, e history.Event) {
-	e.Kind, e.Digest = history.TagPut, digestOf(body)
+	e.Kind, e.Digest, e.Lists = history.TagPut, digestOf(body), listed(body)
 	if isDigest(ref) {
 		e.Kind = history.Push
 	} else {
 		e.Tag = ref
 	}
 	f.record.add(e)
+}
+
+// listed returns the manifests of an index, or the layers of an image.
+func listed(body []byte) []string {
+	var m manifest
+	if json.Unmarshal(body, &m) != nil {
+		return nil
+	}
+	var all []string
+	for _, d := range append(m.Manifests, m.Layers...) {
+		all = append(all, d.Digest)
+	}
+	return all
+}
+
+// tomb returns the digest of the manifest that deleted tags are put on. The stress
+// test knows it by its bytes.
+func tomb() string {
+	return digestOf([]byte(`{"schemaVersion":2,"mediaType":"application/vnd.oci.image.index.v1+json","manifests":[],"annotations":{"dev.cairn.deleted":"true"}}`))
 }
 
 func (f *front) noteDelete(ref string, e history.Event) {

@@ -1,11 +1,13 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -27,6 +29,7 @@ type shape struct {
 	kills, stops, restarts, bursts int
 	// limit is the deadline of the round.
 	limit time.Duration
+	cleaning
 }
 
 // guard is for how long a runner may rely on a look at its entry, and delta is Δ,
@@ -43,6 +46,7 @@ type round struct {
 	seed    uint64
 	dir     string
 	project project
+	past    *past // of a round with cleaners
 	hosts   []*host
 	record  *recorder
 	weather weather
@@ -59,6 +63,8 @@ type round struct {
 	serial    int
 	errs      []error
 	clean     bool // the last run: nothing goes wrong any more
+	// cleaners are those that clean up meanwhile.
+	cleaners []*process
 }
 
 // outcome is what a round showed.
@@ -75,6 +81,7 @@ type outcome struct {
 	history                        *history.History
 	dir                            string
 	nonzero                        int
+	sweeps                         sweeps
 }
 
 // play runs one round.
@@ -85,12 +92,19 @@ func (l *lab) play(ctx context.Context, seed uint64, s shape, hosts []*host) (*o
 		return nil, err
 	}
 	var err error
-	if r.project, err = l.newProject(ctx, name, s.images, s.work); err != nil {
+	if s.waves > 0 {
+		r.past, err = l.newPast(ctx, name, s)
+		r.project = r.past.project
+	} else {
+		r.project, err = l.newProject(ctx, name, s.images, s.work)
+	}
+	if err != nil {
 		return nil, err
 	}
 	r.record = newRecorder(history.History{
 		Name:   fmt.Sprintf("seed %d, %d runners, %d engines, %d images", seed, s.runners, s.engines, s.images),
-		Faults: s.faults || s.kills+s.stops+s.restarts+s.bursts > 0, Guard: guard, Delta: delta,
+		Faults: s.faults || s.kills+s.stops+s.restarts+s.bursts > 0,
+		Guard:  cmp.Or(s.guard, guard), Delta: cmp.Or(s.delta, delta), Grace: s.grace, Tomb: tomb(),
 	})
 	defer l.listen(name, func(c string) { r.record.add(history.Event{Kind: history.Command, Command: c}) })()
 	r.record.onStrike(r.strike)
@@ -108,16 +122,11 @@ func (r *round) run(ctx context.Context) (*outcome, error) {
 	}
 	before := r.engineSeconds()
 	begin := time.Now()
-	for i := range r.shape.runners {
-		h := r.hosts[i%len(r.hosts)]
-		if err := r.launch(fmt.Sprintf("%s-%d", h.name(), i), h, r.skew(i)); err != nil {
-			r.fail(err)
-		}
+	if r.past != nil {
+		r.waves(ctx)
+	} else {
+		r.commit()
 	}
-	r.mu.Lock()
-	r.serial = r.shape.runners
-	r.mu.Unlock()
-	r.await(r.shape.limit)
 	out := &outcome{seed: r.seed, shape: r.shape, wall: time.Since(begin), dir: r.dir}
 	out.engineSeconds = r.engineSeconds() - before
 	r.settle()
@@ -135,20 +144,33 @@ func (r *round) run(ctx context.Context) (*outcome, error) {
 	return out, r.close()
 }
 
-// launch starts a runner and keeps it.
-func (r *round) launch(name string, h *host, skew time.Duration) error {
-	program := "cairn"
-	if skew != 0 {
-		program = "skewed"
+// commit has all runners build the one commit that there is.
+func (r *round) commit() {
+	for i := range r.shape.runners {
+		h := r.hosts[i%len(r.hosts)]
+		r.launch(job{name: fmt.Sprintf("%s-%d", h.name(), i), host: h, dir: r.project.dir, skew: r.skew(i)})
 	}
-	p, err := r.start(name, h, program, skew)
+	r.mu.Lock()
+	r.serial = r.shape.runners
+	r.mu.Unlock()
+	r.await(r.shape.limit)
+}
+
+// launch starts a runner and keeps it. What goes wrong is one of the round's errors.
+func (r *round) launch(j job) *process {
+	p, err := r.start(j)
 	if err != nil {
-		return err
+		r.fail(err)
+		return nil
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	r.processes = append(r.processes, p)
-	return nil
+	if j.cleaner {
+		r.cleaners = append(r.cleaners, p)
+	} else {
+		r.processes = append(r.processes, p)
+	}
+	return p
 }
 
 // skew is by how much a runner's clock is wrong.
@@ -212,10 +234,11 @@ func (r *round) lastRun() {
 	r.clean = true
 	r.mu.Unlock()
 	r.record.onStrike(func(moment, int, string) {})
-	if err := r.launch("last", r.hosts[0], 0); err != nil {
-		r.fail(err)
+	if r.past != nil {
+		r.lastWave()
 		return
 	}
+	r.launch(job{name: "last", host: r.hosts[0], dir: r.project.dir})
 	r.await(r.shape.limit)
 }
 
@@ -235,6 +258,7 @@ func (r *round) sum(o *outcome) {
 		}
 	}
 	o.distinct = len(distinct)
+	o.sweeps = sweepsOf(o.history)
 	o.violations = history.Check(o.history)
 }
 
@@ -250,7 +274,7 @@ func (r *round) close() error {
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	errs := r.errs
-	for _, p := range r.processes {
+	for _, p := range slices.Concat(r.processes, r.cleaners) {
 		errs = append(errs, p.close())
 	}
 	return errors.Join(append(errs, os.RemoveAll(r.project.dir))...)
@@ -264,6 +288,9 @@ func (o *outcome) line() string {
 	fmt.Fprintf(&b, "seed %d: %d runners on %d engines, %d stages, %.1f s", o.seed, o.shape.runners, o.shape.engines, o.shape.images*6, o.wall.Seconds())
 	if o.history.Faults {
 		fmt.Fprintf(&b, "; %d kills, %d stops, %d API restarts, %d bursts, %d spoilt exchanges", o.kills, o.stops, o.restarts, o.bursts, o.faults)
+	}
+	if o.shape.waves > 0 {
+		fmt.Fprintf(&b, "; %s", o.sweeps)
 	}
 	fmt.Fprintf(&b, "; %d commands, %d run again, %d runs ended with an error; %d violations", o.distinct, o.commands-o.distinct, o.nonzero, len(o.violations))
 	return b.String()

@@ -88,6 +88,22 @@ func TestFaultsBreakNoPromise(t *testing.T) {
 	}
 }
 
+// Ten waves of eight runners at random commits, while one cleaner follows the other
+// and keeps nothing but what branches name.
+func TestCleanersHarmNoBuild(t *testing.T) {
+	s := cleaned(maxWaves)
+	l := shared.start(t, quickTTL)
+	hosts, err := l.engines(t.Context(), s.engines)
+	if err != nil {
+		t.Fatal(err)
+	}
+	o, err := l.play(t.Context(), seed(), s, hosts)
+	judge(t, o, err)
+	if n := o.sweeps; n.runs < maxWaves || n.removed < maxWaves || o.kills < maxWaves/2 || o.stops < maxWaves/4 {
+		t.Errorf("too little happened: %s; %d kills, %d stops", n, o.kills, o.stops)
+	}
+}
+
 // Runners die, so that others have to find them dead: where all clocks are behind, or
 // ahead, of the servers' nobody else can do so for those who cannot.
 func TestWrongClocksHaveNoEffect(t *testing.T) {

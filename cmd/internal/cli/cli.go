@@ -34,22 +34,30 @@ type Process struct {
 	Out, Err io.Writer
 	// Env looks up an environment variable.
 	Env func(name string) (string, bool)
+	World
+}
+
+// World is what a test may have otherwise than it is on a machine.
+type World struct {
 	// Now is the clock; nil is the system's.
 	Now func() time.Time
+	// Late is what the ledger and builds take for the latest moments at which
+	// something can arrive; zero is what all runners take it for.
+	Late wire.Late
 }
 
 // Main runs the command line of this process and returns the exit code. The
 // first SIGINT or SIGTERM ends the run in order, the second one at once.
 func Main(args []string, in io.Reader, out, errw io.Writer) int {
-	return MainAt(nil, args, in, out, errw)
+	return MainIn(World{}, args, in, out, errw)
 }
 
-// MainAt is Main with another clock than the system's, which nil is. Tests have
-// clocks of runners go wrong by it.
-func MainAt(now func() time.Time, args []string, in io.Reader, out, errw io.Writer) int {
+// MainIn is Main in another world than this machine's. Tests have clocks of
+// runners go wrong by it, and Δ pass while they wait.
+func MainIn(w World, args []string, in io.Reader, out, errw io.Writer) int {
 	ctx, stop := interruptible(context.Background())
 	defer stop()
-	return Run(ctx, Process{Args: args, In: in, Out: out, Err: errw, Env: os.LookupEnv, Now: now})
+	return Run(ctx, Process{Args: args, In: in, Out: out, Err: errw, Env: os.LookupEnv, World: w})
 }
 
 // Run runs a command line and returns the exit code.
@@ -147,7 +155,7 @@ func (a *app) prepare(cmd *cobra.Command) error {
 		return &usageError{cmd.CommandPath(), err}
 	}
 	a.host = wire.NewHost(log, version)
-	a.host.Getenv = a.getenv
+	a.host.Getenv, a.host.Late = a.getenv, a.Late
 	if a.Now != nil {
 		a.host.Now, a.host.Began = a.Now, a.Now()
 	}

@@ -229,7 +229,7 @@ func (b *Builder) runHere(ctx context.Context, p *stages.Plan) (rep *build.Repor
 		},
 		Engine: open.engine, Offer: b.Given.Offer,
 		Counts: b.Storages.Counts, Now: b.Host.Now, Began: b.Host.Began,
-		Parallel: b.Parallel, Observer: b.Observer, KeepLocal: b.KeepLocal, Patience: b.Patience,
+		Parallel: b.Parallel, Observer: b.Observer, KeepLocal: b.KeepLocal, Patience: b.Patience, Delta: b.Host.Late.Delta,
 	})
 	if errors.Is(err, synchronization.ErrUnavailable) {
 		err = &LedgerAwayError{Address: b.Settings.LedgerAddress(b.Host), Err: err}

@@ -64,6 +64,15 @@ type Host struct {
 	Program string
 	// Version of this build.
 	Version string
+	// Late is zero but in tests.
+	Late Late
+}
+
+// Late bounds when something that was sent can still arrive. All who use a ledger
+// must have the same; zero values are the protocol's own. No setting changes it.
+type Late struct {
+	// Delta and Guard are those of [synchronization.Options].
+	Delta, Guard time.Duration
 }
 
 // NewHost returns the real surroundings.

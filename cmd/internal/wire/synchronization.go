@@ -84,7 +84,9 @@ func kubeconfigs(h Host) []string {
 // openBackend opens where the project's ledger lives, and returns it with the
 // options of a ledger there.
 func (s Settings) openBackend(ctx context.Context, h Host, project string) (synchronization.Backend, synchronization.Options, error) {
-	o := synchronization.Options{Now: h.Now, Rand: h.Rand, Logger: h.Log, Holder: holder()}
+	o := synchronization.Options{
+		Now: h.Now, Rand: h.Rand, Logger: h.Log, Holder: holder(), Delta: h.Late.Delta, Guard: h.Late.Guard,
+	}
 	var b synchronization.Backend
 	var err error
 	if address := s.LedgerAddress(h); address != Local {
