@@ -1,21 +1,26 @@
 package stages
 
 import (
+	"fmt"
 	"slices"
 	"strconv"
 )
 
-// Dockerfile is everything that the result of a Dockerfile follows from: what
-// its target does, with which arguments, bases and files. Whatever else the file
-// says, comments and stages that the target does not need above all, is not here.
+// Dockerfile is everything that a stage of a Dockerfile follows from, beside what
+// it is built upon. There are three kinds of such stages: a group of instructions
+// ([KindInstructions]), the config of the image ([KindConfig]), and the whole of what
+// a target needs ([KindDockerfile]). Whatever else the file says, comments and
+// build stages that the target does not need above all, is not here.
 //
 // Fields stand in the order of their JSON names.
 type Dockerfile struct {
 	// AddHosts are "NAME:ADDRESS" lines for the hosts file of commands, in order.
 	AddHosts []string `json:"addHosts,omitempty"`
-	// Args are the given arguments that an instruction can see.
+	// Args are the given arguments that an instruction can see; of a part of a file,
+	// all values that its ARGs get from outside of their build stage.
 	Args map[string]string `json:"args,omitempty"`
-	// Bases are the images from elsewhere, in the order in which they are named.
+	// Bases are the images from elsewhere, in the order in which they are named; of
+	// a group those that it takes files of.
 	Bases []DockerfileBase `json:"bases,omitempty"`
 	// BuildPlatform is what BUILDPLATFORM says, where an instruction can see it.
 	BuildPlatform Platform `json:"buildPlatform,omitempty"`
@@ -26,17 +31,22 @@ type Dockerfile struct {
 	Files *Digest `json:"files,omitempty"`
 	// Globals are the ARG instructions before the first FROM.
 	Globals []string `json:"globals,omitempty"`
+	// Instructions are those of a part of a file, in the form of [DockerfileStage].
+	Instructions []string `json:"instructions,omitempty"`
 	// Network is "none" or "host"; empty for the engine's default.
 	Network string `json:"network,omitempty"`
 	// Secrets and SSH are ids, sorted. Values are never part of a recipe.
 	Secrets []string `json:"secrets,omitempty"`
 	SSH     []string `json:"ssh,omitempty"`
-	// Stages are those that the target needs, in the order of the file; the
-	// target is the last one.
-	Stages []DockerfileStage `json:"stages"`
+	// Stages are, of a whole file, those that the target needs, in the order of the
+	// file; the target is the last one.
+	Stages []DockerfileStage `json:"stages,omitempty"`
 	// Target is the name of the target, which TARGETSTAGE tells commands; empty
 	// for one without a name.
 	Target string `json:"target,omitempty"`
+	// Uses are what the instructions of a group take files of, in their order:
+	// "scratch", "base N" as in [DockerfileStage], or the digest of a stage.
+	Uses []string `json:"uses,omitempty"`
 }
 
 // Begins reports whether a stage begins from the n-th of Bases.
@@ -64,10 +74,11 @@ type DockerfileStage struct {
 	Uses []string `json:"uses,omitempty"`
 }
 
-// DockerfileSource is where a stage of kind [KindDockerfile] comes from: what is
-// needed to build it beside its recipe, and to speak about it.
+// DockerfileSource is where a stage of a Dockerfile comes from: what is needed to
+// make it beside its recipe, and to speak about it.
 type DockerfileSource struct {
-	// Path is the Dockerfile's, relative to the project's directory. Text is its content.
+	// Path is the Dockerfile's, relative to the project's directory. Text is its
+	// content; for [KindConfig] without the instructions that make files.
 	Path string
 	Text []byte
 	// Context is the context's directory, relative to the project's; "." for that one.
@@ -76,18 +87,59 @@ type DockerfileSource struct {
 	Files []string
 	// Target is the name of the stage to build; empty for the last one.
 	Target string
-	// BuildPlatform is what commands are told about where they run.
-	BuildPlatform Platform
-	// Bases stand for the recipe's Bases.
-	Bases []BaseRef
-	// Root is the index of the base that the target begins from, -1 for scratch.
+	// Args are the given arguments that an ARG declares.
+	Args map[string]string
+	// Platform is what the image is for, BuildPlatform what commands are told about
+	// where they run.
+	Platform, BuildPlatform Platform
+	// Bases are the images that the target needs; Platforms are theirs. Those of the
+	// recipe are among them, and the same for a whole file.
+	Bases     []BaseRef
+	Platforms []Platform
+	// Begins says of each of Bases whether a build stage begins from it.
+	Begins []bool
+	// Root is the index of the base that the stage stands on at last, -1 for scratch.
 	Root int
 	// Undeclared are the given arguments, sorted, that no ARG of the file declares.
 	Undeclared []string
 	// OwnProxy says that the Dockerfile has proxy variables of its own among its ARGs.
 	OwnProxy bool
 	// Lines tells where each of the recipe's Stages has its instructions; GlobalLines
-	// is the same for Globals.
+	// is the same for Globals. Of a part of a file there is one list, for Instructions.
 	Lines       [][]int
 	GlobalLines []int
+	// Whole says why a stage is made of the whole file; empty for a part of one.
+	Whole string
+	// Part is set for a part of a file.
+	Part *DockerfilePart
+}
+
+// DockerfilePart is a part of a Dockerfile: a group of instructions or what sets the
+// config.
+//
+// What a group stands on and takes files of is found in the file as it is: the text
+// up to a line has a result, that of its last build stage.
+type DockerfilePart struct {
+	// First and Last are the lines of its own instructions.
+	First, Last int
+	// Runs says that an instruction runs commands.
+	Runs bool
+	// Begins says that nothing below it was made from the file: it stands on a base.
+	Begins bool
+	// End is the line that the text ends with which has the group's result. Below is
+	// the same for the stage below, 0 where that is a base, and Uses for the stages in
+	// [Stage.ImportFrom].
+	End, Below int
+	Uses       []int
+	// Caches says that commands have cache mounts. OwnCaches: files that came from
+	// below, whose times say nothing, may lie beside what such a mount holds.
+	Caches, OwnCaches bool
+}
+
+// name is how people know a part of a file.
+func (p *DockerfilePart) name() string {
+	if p.First == p.Last {
+		return fmt.Sprintf("line:%d", p.First)
+	}
+	return fmt.Sprintf("lines:%d-%d", p.First, p.Last)
 }

@@ -60,18 +60,29 @@ type Stage struct {
 	BaseRef *BaseRef
 	// Parent is the stage below, nil for the first.
 	Parent *Stage
-	// Dockerfile is set for stages of kind [KindDockerfile].
+	// Dockerfile is set for stages of a Dockerfile.
 	Dockerfile *DockerfileSource
-	// ImportFrom are the final stages of the images named in Recipe.Imports, in order.
+	// ImportFrom are the final stages of the images named in Recipe.Imports, in order,
+	// or the stages of the same file that a group of instructions takes files of.
 	ImportFrom []*Stage
 }
 
-// Name returns the kind, which names a stage inside its image.
-func (s *Stage) Name() string { return string(s.Recipe.Kind) }
+// Name names a stage inside its image: its kind, or where its instructions stand.
+func (s *Stage) Name() string {
+	if s.Recipe.Kind == KindInstructions && s.Dockerfile != nil {
+		return s.Dockerfile.Part.name()
+	}
+	return string(s.Recipe.Kind)
+}
 
 // NeedsEngine reports whether the stage can only be made by running something.
 func (s *Stage) NeedsEngine() bool {
-	return s.Recipe.Commands != nil || s.Recipe.Dockerfile != nil || len(s.Recipe.Imports) > 0 && !s.WholeLayers()
+	return s.Recipe.Commands != nil || s.buildsFile() || len(s.Recipe.Imports) > 0 && !s.WholeLayers()
+}
+
+// buildsFile reports whether instructions of a Dockerfile make the stage's files.
+func (s *Stage) buildsFile() bool {
+	return s.Recipe.Dockerfile != nil && s.Recipe.Kind != KindConfig
 }
 
 // WholeLayers reports whether the stage's import is exactly the layers of the
@@ -97,7 +108,7 @@ func (s *Stage) WholeLayers() bool {
 func (s *Stage) empty() bool {
 	for ; s != nil; s = s.Parent {
 		r := &s.Recipe
-		if r.Base != "" || r.Commands != nil || r.Dockerfile != nil || len(r.Files) > 0 || len(r.Imports) > 0 {
+		if r.Base != "" || r.Commands != nil || s.buildsFile() || len(r.Files) > 0 || len(r.Imports) > 0 {
 			return false
 		}
 	}
@@ -111,7 +122,7 @@ func (s *Stage) onlyAddsTo(below *Stage) bool {
 		if s.Digest == below.Digest {
 			return true
 		}
-		if s.Recipe.Commands != nil || s.Recipe.Dockerfile != nil || len(s.Recipe.Imports) > 0 {
+		if s.Recipe.Commands != nil || s.buildsFile() || len(s.Recipe.Imports) > 0 {
 			return false
 		}
 	}

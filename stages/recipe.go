@@ -22,7 +22,10 @@ const (
 	KindFrom Kind = "from"
 	// KindDockerfile is a whole Dockerfile, built on the base that its target
 	// begins from.
-	KindDockerfile          Kind = "dockerfile"
+	KindDockerfile Kind = "dockerfile"
+	// KindInstructions is a group of instructions of a Dockerfile: up to and with a
+	// RUN, or what is left of a build stage after the last one.
+	KindInstructions        Kind = "instructions"
 	KindBeforeInstall       Kind = "beforeInstall"
 	KindImportBeforeInstall Kind = "importsBeforeInstall"
 	KindInstall             Kind = "install"
@@ -33,14 +36,15 @@ const (
 	KindImportAfterSetup    Kind = "importsAfterSetup"
 	KindSource              Kind = "source"
 	// KindConfig holds image config alone. It exists where the stage below it
-	// runs commands: folded into that one, a changed label would run them again.
+	// runs commands: folded into that one, a changed label would run them again. Of
+	// a Dockerfile that is built group by group it is always the last stage.
 	KindConfig Kind = "config"
 )
 
 // Kinds returns all kinds in the order in which they follow each other.
 func Kinds() []Kind {
 	return []Kind{
-		KindFrom, KindDockerfile, KindBeforeInstall, KindImportBeforeInstall, KindInstall, KindImportAfterInstall,
+		KindFrom, KindDockerfile, KindInstructions, KindBeforeInstall, KindImportBeforeInstall, KindInstall, KindImportAfterInstall,
 		KindBeforeSetup, KindImportBeforeSetup, KindSetup, KindImportAfterSetup, KindSource, KindConfig,
 	}
 }
@@ -68,7 +72,7 @@ type Recipe struct {
 	Commands *Commands `json:"commands,omitempty"`
 	// Config is folded into the last stage of an image.
 	Config *Config `json:"config,omitempty"`
-	// Dockerfile is what a stage of kind [KindDockerfile] is built from.
+	// Dockerfile is what a stage of a Dockerfile is made from.
 	Dockerfile *Dockerfile `json:"dockerfile,omitempty"`
 	// Files are put in place before commands run. Of two sets that give the same
 	// target path the later one wins; sets of one recipe never overlap.

@@ -20,17 +20,13 @@ import (
 	"github.com/cairnbuild/cairn/stages/source"
 )
 
-// build has the engine build the Dockerfile of a stage. The stage below is the base
-// of its target. A child goes on from the job as from any other, because the
-// engine knows the whole graph.
+// build has the engine build the Dockerfile of a stage, all of it or a group of its
+// instructions. A child goes on from the job as from any other, because the engine
+// knows the whole graph.
 func (j *jobMaker) build(ctx context.Context, e Engine) (*candidate, error) {
 	s := j.node.stage
 	j.start()
 	if err := j.offered(s); err != nil {
-		return nil, err
-	}
-	below, _, err := j.base(ctx, j.run.node(s.Parent))
-	if err != nil {
 		return nil, err
 	}
 	if err := j.dockerfile(ctx); err != nil {
@@ -48,22 +44,89 @@ func (j *jobMaker) build(ctx context.Context, e Engine) (*candidate, error) {
 	if err != nil {
 		return nil, err
 	}
-	if has := below.Config().RootFS.DiffIDs; !slices.Equal(out.Below, has) {
-		return nil, fmt.Errorf("the engine has built upon %d layers that are not the %d of the base", len(out.Below), len(has))
+	if err := j.standsOn(out.Below); err != nil {
+		return nil, err
 	}
 	layers := made.list(out)
-	img, err := below.Build(layers, out.Config)
+	img, err := j.upon(layers, out.Config)
 	if err != nil {
 		return nil, err
 	}
 	cand := &candidate{
-		image: img, basis: []digest.Digest{below.Manifest().Descriptor.Digest}, from: j.pad,
+		image: img, basis: j.basis, from: j.pad,
 		job: j.job, gen: j.gen, result: ResultBuilt, ran: engine.Result{Empty: true, Below: diffs(out)},
 	}
 	for _, l := range layers {
 		cand.fresh = append(cand.fresh, l.Descriptor)
 	}
 	return cand, nil
+}
+
+// upon puts layers upon the image below. A group of instructions sets no config:
+// that is the business of the image's last stage.
+func (j *jobMaker) upon(layers []assemble.Layer, config []byte) (*assemble.Image, error) {
+	if j.node.stage.Recipe.Kind == stages.KindInstructions {
+		return j.below.Append(layers, nil)
+	}
+	return j.below.Build(layers, config)
+}
+
+// standsOn checks that the engine has built upon the layers that it was meant to.
+func (j *jobMaker) standsOn(below []digest.Digest) error {
+	if j.after != nil {
+		if !slices.Equal(below, j.after.raw()) {
+			return errBelowChanged
+		}
+		return nil
+	}
+	if has := j.below.Config().RootFS.DiffIDs; !slices.Equal(below, has) {
+		return fmt.Errorf("the engine has built upon %d layers that are not the %d of the image below", len(below), len(has))
+	}
+	return nil
+}
+
+// raw are the engine's layers of what it made, from the first on; never nil.
+func (c *candidate) raw() []digest.Digest {
+	all := append([]digest.Digest{}, c.ran.Below...)
+	if !c.ran.Empty {
+		all = append(all, c.ran.Layer.Raw)
+	}
+	return all
+}
+
+// makeImageConfig sets the config that a Dockerfile gives its image; no command runs.
+func (r *run) makeImageConfig(ctx context.Context, n *node) (*candidate, error) {
+	if err := r.slot(ctx, n); err != nil {
+		return nil, err
+	}
+	defer r.free()
+	defer r.timed(n)()
+	below, _, err := r.base(ctx, r.node(n.stage.Parent))
+	if err != nil {
+		return nil, err
+	}
+	d := &engine.Dockerfile{Recipe: n.stage.Recipe.Dockerfile, Source: n.stage.Dockerfile}
+	if root := d.Source.Root; root >= 0 {
+		base, triggers, err := r.borrow(ctx, d.Source, root)
+		if err != nil {
+			return nil, err
+		}
+		if d.Source.Part.Begins && dockerfile.MakeFiles(triggers) {
+			return nil, &dockerfile.Error{
+				File: d.Source.Path, Line: d.Source.Part.First, Hint: "set \"staged: false\" for the image",
+				Message: "the base " + base.Reference + " has triggers (ONBUILD) that make files, and the Dockerfile has no instruction of its own that does",
+			}
+		}
+		d.Bases = []engine.DockerfileBase{base}
+	}
+	config, err := engine.ImageConfig(ctx, d)
+	if err != nil {
+		return nil, err
+	}
+	img, err := below.Build(nil, config)
+	return &candidate{
+		image: img, basis: []digest.Digest{below.Manifest().Descriptor.Digest}, from: r.pad, result: ResultAssembled,
+	}, err
 }
 
 // diffs are the engine's layers of the whole image.
@@ -105,54 +168,125 @@ func (b *builtLayers) list(out engine.Built) []assemble.Layer {
 	return list
 }
 
-// dockerfile gives the job what its Dockerfile names: images and the context.
+// dockerfile gives the job what its Dockerfile names: images, the results of other
+// groups and the context.
 func (j *jobMaker) dockerfile(ctx context.Context) error {
 	s := j.node.stage
-	d := &engine.Dockerfile{Recipe: s.Recipe.Dockerfile, Source: s.Dockerfile, Fresh: s.Recipe.Salt != ""}
+	src := s.Dockerfile
+	d := &engine.Dockerfile{Recipe: s.Recipe.Dockerfile, Source: src, Fresh: j.fresh()}
 	j.job.Dockerfile = d
-	for i, ref := range s.Dockerfile.Bases {
-		base, triggers, err := j.borrow(ctx, ref, s.Recipe.Dockerfile.Bases[i].Platform)
+	for i := range src.Bases {
+		base, _, err := j.borrow(ctx, src, i)
 		if err != nil {
-			return fmt.Errorf("base %s: %w", ref.Name, err)
-		}
-		// Triggers run where a stage begins, not where files are taken.
-		if s.Recipe.Dockerfile.Begins(i) {
-			if err := dockerfile.CheckTriggers(ref.Name, triggers); err != nil {
-				return fmt.Errorf("base %s: %w", ref.Name, err)
-			}
-		}
-		if i == s.Dockerfile.Root {
-			base.Image.Blobs = j.blobsOf(s.Parent)
+			return err
 		}
 		d.Bases = append(d.Bases, base)
 	}
-	if len(s.Dockerfile.Files) == 0 {
+	if err := j.lower(ctx, d); err != nil {
+		return err
+	}
+	if len(src.Files) == 0 {
 		return nil
 	}
-	t, err := newContextTree(ctx, j.Files, j.run.files(), s.Dockerfile)
+	t, err := newContextTree(ctx, j.Files, j.run.files(), src)
 	if err != nil {
-		return fmt.Errorf("context of %s: %w", s.Dockerfile.Path, err)
+		return fmt.Errorf("context of %s: %w", src.Path, err)
 	}
 	d.Context = t
 	return nil
 }
 
-// borrow opens a base. Its layers are read where it is, and only when the engine
-// asks for them: a base that is not that of the target never gets into the storage.
-// Its triggers are returned, too.
-func (j *jobMaker) borrow(ctx context.Context, ref stages.BaseRef, p stages.Platform) (engine.DockerfileBase, []string, error) {
-	out := engine.DockerfileBase{Reference: ref.Name, Platform: p}
-	repo, err := j.Base(ctx, ref.Name)
+// fresh reports whether the engine must not use what it has of earlier runs: for
+// commands that were asked to be run again, and where a cache mount may hold products
+// that are younger than what the engine has of the files.
+func (j *jobMaker) fresh() bool {
+	if p := j.node.stage.Dockerfile.Part; p != nil && p.Caches {
+		return true
+	}
+	for s := j.node.stage; s != nil; s = s.Parent {
+		if s.Recipe.Salt != "" {
+			return true
+		}
+	}
+	return false
+}
+
+// lower gives a job what its stage stands on and takes files of.
+func (j *jobMaker) lower(ctx context.Context, d *engine.Dockerfile) error {
+	s := j.node.stage
+	img, after, err := j.state(ctx, s.Parent)
 	if err != nil {
-		return out, nil, err
+		return err
+	}
+	j.below, j.basis = img, append(j.basis, img.Manifest().Descriptor.Digest)
+	part := s.Dockerfile.Part
+	switch {
+	case part == nil || part.Begins:
+		if d.Source.Root >= 0 {
+			d.Bases[d.Source.Root].Image.Blobs = j.blobsOf(s.Parent)
+		}
+	case after != nil:
+		j.after, j.job.After, d.Below = after, after.job, after.raw()
+	default:
+		j.job.Parent = j.image(s.Parent, img)
+		d.Below = append([]digest.Digest{}, img.Config().RootFS.DiffIDs...)
+	}
+	for _, from := range s.ImportFrom {
+		img, cand, err := j.state(ctx, from)
+		if err != nil {
+			return err
+		}
+		u := engine.DockerfileResult{}
+		if cand != nil {
+			u.Job = cand.job
+		} else {
+			u.Image = j.image(from, img)
+		}
+		j.basis = append(j.basis, img.Manifest().Descriptor.Digest)
+		d.Uses = append(d.Uses, u)
+	}
+	if part != nil && part.OwnCaches {
+		d.Caches = cachesOf(s)
+	}
+	return nil
+}
+
+// cachesOf names the cache mounts of a group that belong to what it is made from: all
+// that they can hold was made from the same files below.
+func cachesOf(s *stages.Stage) string {
+	words := make([]string, 0, 1+len(s.ImportFrom))
+	for _, need := range s.Needs() {
+		words = append(words, need.Digest.String())
+	}
+	return strings.Join(words, " ")
+}
+
+// borrow opens a base. Its layers are read where it is, and only when the engine
+// asks for them: a base that no build stage stands on never gets into the storage.
+// Its triggers are returned, too.
+func (r *run) borrow(ctx context.Context, src *stages.DockerfileSource, i int) (engine.DockerfileBase, []string, error) {
+	ref, p := src.Bases[i], src.Platforms[i]
+	out := engine.DockerfileBase{Reference: ref.Name, Platform: p}
+	fail := func(err error) (engine.DockerfileBase, []string, error) {
+		return out, nil, fmt.Errorf("base %s: %w", ref.Name, err)
+	}
+	repo, err := r.Base(ctx, ref.Name)
+	if err != nil {
+		return fail(err)
 	}
 	m, err := repo.Manifest(ctx, ref.Digest)
 	if err != nil {
-		return out, nil, err
+		return fail(err)
 	}
 	img, err := assemble.Borrow(ctx, repo, m, p)
 	if err != nil {
-		return out, nil, err
+		return fail(err)
+	}
+	// Triggers run where a stage begins, not where files are taken.
+	if src.Begins[i] {
+		if err := dockerfile.CheckTriggers(ref.Name, img.Triggers()); err != nil {
+			return fail(err)
+		}
 	}
 	out.Image = &engine.Image{Manifest: img.Manifest().Descriptor, Bytes: img.Manifest().Bytes, Config: img.ConfigBlob(), Blobs: repo}
 	return out, img.Triggers(), nil

@@ -99,7 +99,7 @@ func TestAPlatformThatNoEngineRunsIsToldBeforeADockerfileIsBuilt(t *testing.T) {
 	_, err = h.run(t.Context(), p, nil)
 	var stage *build.StageError
 	var lacks *engine.PlatformError
-	if !errors.As(err, &stage) || !errors.As(err, &lacks) || stage.Stage.Name() != "dockerfile" || lacks.Want != arm64 {
+	if !errors.As(err, &stage) || !errors.As(err, &lacks) || stage.Stage.Name() != "line:2" || lacks.Want != arm64 {
 		t.Fatalf("error is %v", err)
 	}
 	if n := h.engine.count(); n != 0 {

@@ -97,6 +97,8 @@ func (r *run) make(ctx context.Context, n *node) (*candidate, error) {
 		return r.makeBase(ctx, n)
 	case n.stage.NeedsEngine():
 		return r.makeOnEngine(ctx, n)
+	case rec.Dockerfile != nil:
+		return r.makeImageConfig(ctx, n)
 	case n.stage.WholeLayers():
 		return r.makeImport(ctx, n)
 	default:
@@ -302,10 +304,7 @@ func (r *run) runJob(ctx context.Context, n *node, chained bool) (*candidate, er
 // reaches reports whether the engine's layers below a child are those that c was
 // taken from, followed at most by the child's own files.
 func (c *candidate) reaches(below []digest.Digest) bool {
-	mine := c.ran.Below
-	if !c.ran.Empty {
-		mine = append(slices.Clone(mine), c.ran.Layer.Raw)
-	}
+	mine := c.raw()
 	return len(below) >= len(mine) && slices.Equal(below[:len(mine)], mine)
 }
 

@@ -141,6 +141,8 @@ type Dockerfile struct {
 	Network string
 	// Secrets and SSH are the ids that RUN may mount.
 	Secrets, SSH []string
+	// Whole has all of the file be one stage.
+	Whole bool
 	// Line is where the key stands in the configuration file.
 	Line int
 }

@@ -38,12 +38,14 @@ func dockerfileFields() []fieldOf[imageDoc] {
 			oneOrMany(secretID(), "an id or a list of ids"), func(t *d, v []string, _ *yaml.Node) { t.docker.Secrets = v }),
 		field(keyInfo{name: "ssh", doc: "Ids of the ssh agents that RUN --mount=type=ssh may use."},
 			oneOrMany(sshID(), "an id such as default, or a list of ids"), func(t *d, v []string, _ *yaml.Node) { t.docker.SSH = v }),
+		field(keyInfo{name: "staged", doc: "Whether each group of the Dockerfile's instructions, up to and with a RUN, becomes a stage that any runner goes on from. With false the whole file is one stage.", otherwise: "true"},
+			boolean(), func(t *d, v bool, _ *yaml.Node) { t.docker.Whole = !v }),
 	}
 }
 
 // dockerKeys are those of dockerfileFields that need a Dockerfile.
 func dockerKeys() []string {
-	return []string{"context", "target", "args", "addHost", "network", "secrets", "ssh"}
+	return []string{"context", "target", "args", "addHost", "network", "secrets", "ssh", "staged"}
 }
 
 // ownKeys describe an image that no Dockerfile makes.

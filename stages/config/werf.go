@@ -26,7 +26,6 @@ func imageRefusals() []refusal {
 	return append(baseRefusals(),
 		refusal{key: "contextAddFiles", message: "contextAddFiles is not supported", hint: "commit the files: nothing outside the commit may change a build"},
 		refusal{key: "contextAddFile", message: "contextAddFile is not supported", hint: "commit the file: nothing outside the commit may change a build"},
-		refusal{key: "staged", message: "staged is not supported", hint: "remove the key: a Dockerfile is one stage"},
 		refusal{key: "ansible", message: "ansible is not supported", hint: "write the tasks as commands in shell"},
 		refusal{key: "fromLatest", message: "fromLatest is not supported", hint: `bases are pinned in cairn.lock; "cairn lock" updates them`},
 		refusal{key: "asLayers", message: "asLayers is not supported", hint: "remove the key: each section is one stage; use several images with fromImage for more"},

@@ -34,50 +34,81 @@ func Selection(dir string) stages.Selection {
 	return stages.Selection{Mapping: &stages.Mapping{Add: dir, To: "/"}, Kind: stages.KindSource, Whole: true, Absent: true}
 }
 
-// contextFiles returns the files of the context that instructions can take.
-func (g *graph) contextFiles(ctx context.Context, files Files, takes []take) ([]gitsource.File, error) {
+// contextOf is what instructions can take of a context.
+type contextOf struct {
+	g *graph
+	// kept are the files that are not ignored.
+	all, kept []gitsource.File
+	// ignoredBy is the file that says what is ignored.
+	ignoredBy string
+}
+
+// readContext reads the context, where something is taken of it.
+func (g *graph) readContext(ctx context.Context, files Files, takes []take) (*contextOf, error) {
+	c := &contextOf{g: g}
 	if len(takes) == 0 {
-		return nil, nil
+		return c, nil
 	}
-	all, err := files.Files(Selection(g.opts.Context))
-	if err != nil {
+	var err error
+	if c.all, err = files.Files(Selection(g.opts.Context)); err != nil {
 		return nil, fmt.Errorf("context of %s: %w", g.name, err)
 	}
-	ignored, from, err := g.ignored(ctx, files)
-	if err != nil {
+	var ignored *ignorer
+	if ignored, c.ignoredBy, err = g.ignored(ctx, files); err != nil {
 		return nil, err
 	}
-	kept := make([]gitsource.File, 0, len(all))
-	for _, f := range all {
+	for _, f := range c.all {
 		out, err := ignored.matches(f.Path)
 		if err != nil {
-			return nil, &Error{File: from, Message: err.Error(), Err: err}
+			return nil, &Error{File: c.ignoredBy, Message: err.Error(), Err: err}
 		}
 		if !out {
-			kept = append(kept, f)
+			c.kept = append(c.kept, f)
 		}
 	}
-	chosen := make([]bool, len(kept))
+	return c, nil
+}
+
+// taken returns the files that takes are about.
+func (c *contextOf) taken(takes []take) ([]gitsource.File, error) {
+	chosen := make([]bool, len(c.kept))
 	for _, t := range takes {
-		n, err := t.choose(kept, chosen)
+		n, err := t.choose(c.kept, chosen)
 		if err != nil {
-			return nil, g.errorf(t.line, "", "%s: %v", t.word, err)
+			return nil, c.g.errorf(t.line, "", "%s: %v", t.word, err)
 		}
 		if n == 0 && t.path != "" && !hasMeta(t.path) {
-			return nil, g.missing(t, all, from)
+			return nil, c.g.missing(t, c.all, c.ignoredBy)
 		}
 	}
 	var out []gitsource.File
-	for i, f := range kept {
+	for i, f := range c.kept {
 		if !chosen[i] {
 			continue
 		}
 		if f.Absent != nil {
-			return nil, fmt.Errorf("context of %s: %w", g.name, gitsource.OrElse(f.Absent, "leave it out of the context with a line "+f.Path+" in "+from))
+			return nil, fmt.Errorf("context of %s: %w", c.g.name, gitsource.OrElse(f.Absent, "leave it out of the context with a line "+f.Path+" in "+c.ignoredBy))
 		}
 		out = append(out, f)
 	}
 	return out, nil
+}
+
+// note tells a recipe and a source which files are taken.
+func (c *contextOf) note(takes []take, r *stages.Dockerfile, src *stages.DockerfileSource) error {
+	files, err := c.taken(takes)
+	if err != nil || len(files) == 0 {
+		return err
+	}
+	id, err := identity(files)
+	if err != nil {
+		return err
+	}
+	r.Files = &id
+	for _, f := range files {
+		src.Files = append(src.Files, f.Path)
+	}
+	return nil
 }
 
 // missing says that an instruction names what is not there.

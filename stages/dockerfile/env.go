@@ -2,6 +2,7 @@ package dockerfile
 
 import (
 	"maps"
+	"path"
 	"slices"
 
 	"github.com/moby/buildkit/frontend/dockerfile/shell"
@@ -14,6 +15,8 @@ type env struct {
 	doubtful names
 	// open says that there may be variables which are not known: those of a base.
 	open bool
+	// dir is the working directory, "" where it is not known.
+	dir string
 
 	// asked are the variables that were looked up since they were last taken, and
 	// doubt whether one of them is not known for sure.
@@ -24,7 +27,7 @@ type env struct {
 func newEnv() *env { return &env{values: map[string]string{}, doubtful: names{}, asked: names{}} }
 
 func (e *env) clone() *env {
-	return &env{values: maps.Clone(e.values), doubtful: maps.Clone(e.doubtful), open: e.open, asked: names{}}
+	return &env{values: maps.Clone(e.values), doubtful: maps.Clone(e.doubtful), open: e.open, dir: e.dir, asked: names{}}
 }
 
 // Get implements [shell.EnvGetter].
@@ -61,4 +64,18 @@ func (e *env) take() (names, bool) {
 func (e *env) expand(lex *shell.Lex, word string) (string, error) {
 	out, _, err := lex.ProcessWord(word, e)
 	return out, err
+}
+
+// at returns where a path leads, a relative one from the working directory; "" where
+// that is not known.
+func (e *env) at(p string, doubt bool) string {
+	switch {
+	case doubt:
+		return ""
+	case path.IsAbs(p):
+		return path.Clean(p)
+	case e.dir == "":
+		return ""
+	}
+	return path.Join(e.dir, p)
 }

@@ -1,7 +1,6 @@
 package dockerfile
 
 import (
-	"maps"
 	"net/url"
 	"path"
 	"regexp"
@@ -14,10 +13,27 @@ import (
 	"github.com/moby/buildkit/util/system"
 )
 
-// needs is what instructions ask for beside stages and images.
+// needs is what an instruction asks for beside stages and images.
 type needs struct {
 	takes        []take
-	secrets, ssh names
+	secrets, ssh []string
+	// caches are the places of cache mounts, puts is where files are put that were
+	// not made by a command: "" for one that is not known. dir is the working directory.
+	caches, puts []string
+	dir          string
+}
+
+// all is what the target asks for.
+func (g *graph) all() *needs {
+	n := &needs{}
+	for _, s := range g.used {
+		for _, st := range s.steps {
+			n.takes = append(n.takes, st.takes...)
+			n.secrets = append(n.secrets, st.secrets...)
+			n.ssh = append(n.ssh, st.ssh...)
+		}
+	}
+	return n
 }
 
 // take is what an instruction takes of the context.
@@ -30,9 +46,8 @@ type take struct {
 }
 
 // follow goes through the instructions of the used stages as a build does, keeps
-// account of the variables and returns what is needed.
-func (g *graph) follow() (*needs, error) {
-	n := &needs{secrets: names{}, ssh: names{}}
+// account of the variables and notes what each instruction needs.
+func (g *graph) follow() error {
 	envs := map[*stage]*env{}
 	for _, s := range g.used {
 		e := newEnv()
@@ -43,18 +58,19 @@ func (g *graph) follow() (*needs, error) {
 		e.open = e.open || s.from == nil && g.froms[s].base >= 0
 		if s.from == nil && !e.open {
 			e.set("PATH", system.DefaultPathEnvUnix, false)
+			e.dir = "/"
 		}
 		for _, st := range s.steps {
-			if err := g.step(st, e, n); err != nil {
-				return nil, err
+			if err := g.step(st, e); err != nil {
+				return err
 			}
 		}
 		envs[s] = e
 	}
-	return n, nil
+	return nil
 }
 
-func (g *graph) step(st *step, e *env, n *needs) error {
+func (g *graph) step(st *step, e *env) error {
 	if _, ok := st.cmd.(*instructions.ArgCommand); ok {
 		return g.readArg(st, e, g.global)
 	}
@@ -68,20 +84,24 @@ func (g *graph) step(st *step, e *env, n *needs) error {
 		for _, kv := range c.Env {
 			e.set(kv.Key, kv.Value, doubt)
 		}
+	case *instructions.WorkdirCommand:
+		e.dir = e.at(c.Path, doubt)
 	case *instructions.CopyCommand:
+		st.puts = []string{e.at(c.DestPath, doubt)}
 		for _, w := range c.SourcePaths {
 			if err := g.checkAddress(st.line, "COPY", w); err != nil {
 				return err
 			}
 		}
 		if c.From == "" {
-			n.paths(st.line, c.SourcePaths, c.Parents, doubt)
+			st.paths(st.line, c.SourcePaths, c.Parents, doubt)
 		}
 	case *instructions.AddCommand:
-		return g.added(st.line, c, doubt, n)
+		st.puts = []string{e.at(c.DestPath, doubt)}
+		return g.added(st, c, doubt)
 	case *instructions.RunCommand:
-		st.runs = true
-		return g.run(st.line, c, doubt, n)
+		st.runs, st.dir = true, e.dir
+		return g.run(st, c, e, doubt)
 	}
 	return nil
 }
@@ -137,7 +157,8 @@ func beforeDoubleStar(p string) string {
 var fullCommit = regexp.MustCompile(`^([0-9a-f]{40}|[0-9a-f]{64})$`)
 
 // added looks at ADD, whose sources may be elsewhere.
-func (g *graph) added(line int, c *instructions.AddCommand, doubt bool, n *needs) error {
+func (g *graph) added(st *step, c *instructions.AddCommand, doubt bool) error {
+	line := st.line
 	var local []string
 	for _, w := range c.SourcePaths {
 		if err := g.checkAddress(line, "ADD", w); err != nil {
@@ -157,7 +178,7 @@ func (g *graph) added(line int, c *instructions.AddCommand, doubt bool, n *needs
 			local = append(local, w)
 		}
 	}
-	n.paths(line, local, false, doubt)
+	st.paths(line, local, false, doubt)
 	return nil
 }
 
@@ -193,39 +214,47 @@ func shown(address string) string {
 }
 
 // run looks at the mounts of RUN.
-func (g *graph) run(line int, c *instructions.RunCommand, doubt bool, n *needs) error {
+func (g *graph) run(st *step, c *instructions.RunCommand, e *env, doubt bool) error {
 	if instructions.GetSecurity(c) == instructions.SecurityInsecure {
-		return g.errorf(line, "remove --security=insecure", "RUN --security=insecure is not supported: the engine gives no such rights")
+		return g.errorf(st.line, "remove --security=insecure", "RUN --security=insecure is not supported: the engine gives no such rights")
 	}
 	if len(instructions.GetDevices(c)) > 0 {
-		return g.errorf(line, "remove --device", "RUN --device is not supported: the result would follow from the machine")
+		return g.errorf(st.line, "remove --device", "RUN --device is not supported: the result would follow from the machine")
 	}
 	for _, m := range instructions.GetMounts(c) {
-		switch m.Type {
-		case instructions.MountTypeBind:
-			if m.From == "" {
-				n.paths(line, []string{m.Source}, false, doubt)
-				if last := &n.takes[len(n.takes)-1]; last.path != "" {
-					last.path = literal(last.path)
-				}
-			}
-		case instructions.MountTypeSecret:
-			n.secrets[secretID(m)] = true
-		case instructions.MountTypeSSH:
-			n.ssh[sshID(m)] = true
-		}
+		st.mount(m, e, doubt)
 	}
-	for _, id := range slices.Sorted(maps.Keys(n.secrets)) {
+	for _, id := range st.secrets {
 		if !slices.Contains(g.opts.Secrets, id) {
-			return g.errorf(line, "add it to \"secrets\" of the image", "RUN uses the secret %q, which the image does not name", id)
+			return g.errorf(st.line, "add it to \"secrets\" of the image", "RUN uses the secret %q, which the image does not name", id)
 		}
 	}
-	for _, id := range slices.Sorted(maps.Keys(n.ssh)) {
+	for _, id := range st.ssh {
 		if !slices.Contains(g.opts.SSH, id) {
-			return g.errorf(line, "add it to \"ssh\" of the image", "RUN uses the ssh agent %q, which the image does not name", id)
+			return g.errorf(st.line, "add it to \"ssh\" of the image", "RUN uses the ssh agent %q, which the image does not name", id)
 		}
 	}
 	return nil
+}
+
+// mount notes what a mount of RUN asks for.
+func (st *step) mount(m *instructions.Mount, e *env, doubt bool) {
+	switch m.Type {
+	case instructions.MountTypeBind:
+		if m.From != "" {
+			return
+		}
+		st.paths(st.line, []string{m.Source}, false, doubt)
+		if last := &st.takes[len(st.takes)-1]; last.path != "" {
+			last.path = literal(last.path)
+		}
+	case instructions.MountTypeCache:
+		st.caches = append(st.caches, e.at(m.Target, doubt))
+	case instructions.MountTypeSecret:
+		st.secrets = append(st.secrets, secretID(m))
+	case instructions.MountTypeSSH:
+		st.ssh = append(st.ssh, sshID(m))
+	}
 }
 
 // secretID is the id that BuildKit takes for a secret mount.

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"cmp"
 	"slices"
 	"strconv"
 	"strings"
@@ -35,6 +36,8 @@ type graph struct {
 	// instructions take from, in their order.
 	froms map[*stage]origin
 	uses  map[*stage][]origin
+	// platforms are what the used stages are for.
+	platforms map[*stage]stages.Platform
 	// global is what is known before the first FROM.
 	global *env
 	lex    *shell.Lex
@@ -44,7 +47,7 @@ type graph struct {
 func (f *file) link(o Options) (*graph, error) {
 	g := &graph{
 		file: f, opts: o, lex: shell.NewLex(f.escape),
-		froms: map[*stage]origin{}, uses: map[*stage][]origin{},
+		froms: map[*stage]origin{}, uses: map[*stage][]origin{}, platforms: map[*stage]stages.Platform{},
 	}
 	if err := g.findTarget(); err != nil {
 		return nil, err
@@ -100,7 +103,7 @@ func (g *graph) findTarget() error {
 // readGlobals follows the ARGs before the first FROM.
 func (g *graph) readGlobals() error {
 	g.global = newEnv()
-	for k, v := range predefined(g.opts, g.target.name) {
+	for k, v := range predefined(g.opts, g.targetName()) {
 		g.global.set(k, v, false)
 	}
 	for k, v := range g.opts.Args {
@@ -115,6 +118,9 @@ func (g *graph) readGlobals() error {
 	}
 	return nil
 }
+
+// targetName is the name of the target as TARGETSTAGE tells it: as it was given.
+func (g *graph) targetName() string { return cmp.Or(g.opts.Target, g.target.name) }
 
 // predefined are the arguments that BuildKit gives by itself.
 func predefined(o Options, target string) map[string]string {
@@ -140,6 +146,7 @@ func (g *graph) readArg(s *step, e, global *env) error {
 		switch {
 		case isGiven:
 			e.set(kv.Key, given, false)
+			s.comes(kv.Key, given)
 		case kv.Value != nil:
 			v, err := e.expand(g.lex, *kv.Value)
 			if err != nil {
@@ -151,10 +158,19 @@ func (g *graph) readArg(s *step, e, global *env) error {
 		case global != nil:
 			if v, ok := global.values[kv.Key]; ok {
 				e.set(kv.Key, v, false)
+				s.comes(kv.Key, v)
 			}
 		}
 	}
 	return nil
+}
+
+// comes notes a value from outside of the build stage.
+func (s *step) comes(key, value string) {
+	if s.outside == nil {
+		s.outside = map[string]string{}
+	}
+	s.outside[key] = value
 }
 
 // nameBases expands the words of FROM and finds the stages that they name.
@@ -258,6 +274,15 @@ func CheckTriggers(base string, triggers []string) error {
 	return nil
 }
 
+// MakeFiles reports whether one of some triggers may change files.
+func MakeFiles(triggers []string) bool {
+	f := &file{escape: '\\'}
+	return slices.ContainsFunc(triggers, func(t string) bool {
+		s, err := f.trigger(0, t)
+		return err != nil || makesFiles(s.cmd)
+	})
+}
+
 // pullTriggers puts what ONBUILD of the stage below says in front of the steps of s.
 func (g *graph) pullTriggers(s *stage) error {
 	if s.from == nil {
@@ -317,11 +342,17 @@ func (g *graph) origins(s *stage) error {
 		}
 	}
 	from := origin{stage: s.from, base: -1}
+	g.platforms[s] = platform
 	if s.from == nil {
 		var err error
 		if from.base, err = g.base(s.base, platform, s.line); err != nil {
 			return err
 		}
+		if from.base < 0 { // nothing is for no platform in particular
+			g.platforms[s] = g.opts.Platform
+		}
+	} else {
+		g.platforms[s] = g.platforms[s.from]
 	}
 	g.froms[s] = from
 	for _, st := range s.steps {
@@ -334,6 +365,7 @@ func (g *graph) origins(s *stage) error {
 				}
 			}
 			g.uses[s] = append(g.uses[s], o)
+			st.uses = append(st.uses, o)
 		}
 	}
 	return nil

@@ -69,7 +69,7 @@ func (g *graph) backwards(st *step, l, global *live, args names) []told {
 	if !ok {
 		l.names.add(st.refs)
 		l.all = l.all || st.runs
-		if st.text == "" {
+		if st.trigger { // it is told in the stage below
 			return nil
 		}
 		return []told{{st.line, st.text}}
@@ -88,7 +88,7 @@ func (g *graph) backwards(st *step, l, global *live, args names) []told {
 		} else {
 			global.names[kv.Key] = true
 		}
-		if st.text != "" {
+		if !st.trigger {
 			out = append(out, told{st.line, text})
 		}
 	}

@@ -1,6 +1,7 @@
 package dockerfile
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -41,6 +42,8 @@ type Options struct {
 	Secrets, SSH []string
 	// Platform is the one to build for, BuildPlatform the one that is said to build.
 	Platform, BuildPlatform stages.Platform
+	// Whole has the file be one stage.
+	Whole bool
 }
 
 // Base is an image that the target needs.
@@ -60,6 +63,9 @@ type Build struct {
 	Source stages.DockerfileSource
 	// Bases stand for the recipe's Bases and the source's.
 	Bases []Base
+	// Staged is the same in groups of instructions, nil where the file is one stage:
+	// the source says why.
+	Staged *Staged
 }
 
 // Load reads a Dockerfile and says what its target follows from. What is wrong
@@ -80,16 +86,61 @@ func Load(ctx context.Context, files Files, o Options) (*Build, error) {
 	if err != nil {
 		return nil, err
 	}
-	n, err := g.follow()
+	if err := g.follow(); err != nil {
+		return nil, err
+	}
+	n := g.all()
+	c, err := g.readContext(ctx, files, n.takes)
 	if err != nil {
 		return nil, err
 	}
-	taken, err := g.contextFiles(ctx, files, n.takes)
+	b, err := g.build(data, n, c)
 	if err != nil {
 		return nil, err
 	}
-	return g.build(data, n, taken)
+	if b.Source.Whole = g.whole(); b.Source.Whole == "" {
+		b.Staged, err = g.staged(b, c)
+	}
+	return b, err
 }
+
+// whole says why a file is built as one stage, "" where it is built group by group.
+func (g *graph) whole() string {
+	if g.opts.Whole {
+		return "staged: false"
+	}
+	why := func(steps []*step) string {
+		for _, st := range steps {
+			arg, ok := st.cmd.(*instructions.ArgCommand)
+			if !ok {
+				continue
+			}
+			for _, kv := range arg.Args {
+				switch {
+				case kv.Key == targetStage && kv.Value != nil:
+					return fmt.Sprintf("line %d gives %s a default", st.line, targetStage)
+				case kv.Key == sourceEpoch:
+					return fmt.Sprintf("line %d asks for %s, which sets the times of files", st.line, sourceEpoch)
+				}
+			}
+		}
+		return ""
+	}
+	out := why(g.globals)
+	for _, s := range g.used {
+		out = cmp.Or(out, why(s.steps))
+	}
+	return out
+}
+
+// targetStage is the argument that tells the name of the target. In the text up to
+// the end of another stage that is the other one, unless it is given as an argument,
+// which goes before a default.
+const targetStage = "TARGETSTAGE"
+
+// sourceEpoch is the argument that BuildKit takes the times of new files from, whatever
+// stage declares it.
+const sourceEpoch = "SOURCE_DATE_EPOCH"
 
 // Bases returns the images that a Dockerfile's target needs, without a look at
 // the context.
@@ -110,17 +161,17 @@ func Bases(ctx context.Context, files Files, o Options) ([]Base, error) {
 }
 
 // build puts everything together.
-func (g *graph) build(data []byte, n *needs, taken []gitsource.File) (*Build, error) {
+func (g *graph) build(data []byte, n *needs, c *contextOf) (*Build, error) {
 	perStage, globals, args := g.liveness()
 	b := &Build{
 		Bases: g.bases,
 		Recipe: stages.Dockerfile{
-			AddHosts: g.opts.AddHosts, Network: g.opts.Network, Target: g.target.name,
-			Secrets: slices.Sorted(maps.Keys(n.secrets)), SSH: slices.Sorted(maps.Keys(n.ssh)),
+			AddHosts: g.opts.AddHosts, Network: g.opts.Network, Target: g.targetName(),
+			Secrets: sortedSet(n.secrets), SSH: sortedSet(n.ssh),
 		},
 		Source: stages.DockerfileSource{
 			Path: g.name, Text: data, Context: g.opts.Context, Target: g.opts.Target,
-			BuildPlatform: g.opts.BuildPlatform, Root: g.root(g.target), Undeclared: g.undeclared(),
+			Args: g.declaredArgs(), Platform: g.opts.Platform, BuildPlatform: g.opts.BuildPlatform, Root: g.root(g.target), Undeclared: g.undeclared(),
 		},
 	}
 	if g.escape != '\\' {
@@ -138,21 +189,33 @@ func (g *graph) build(data []byte, n *needs, taken []gitsource.File) (*Build, er
 		b.Recipe.Stages = append(b.Recipe.Stages, told)
 		b.Source.Lines = append(b.Source.Lines, lines)
 	}
-	for _, base := range g.bases {
+	for i, base := range g.bases {
+		b.Source.Begins = append(b.Source.Begins, b.Recipe.Begins(i))
 		b.Recipe.Bases = append(b.Recipe.Bases, stages.DockerfileBase{Platform: base.Platform})
+		b.Source.Platforms = append(b.Source.Platforms, base.Platform)
 	}
-	if len(taken) == 0 {
-		return b, nil
+	return b, c.note(n.takes, &b.Recipe, &b.Source)
+}
+
+func sortedSet(list []string) []string {
+	return slices.Compact(slices.Sorted(slices.Values(list)))
+}
+
+// declaredArgs are the given arguments that an ARG of the file declares, in a stage
+// that is used, and those that BuildKit knows by itself. What else is given means
+// something to BuildKit alone, and is not passed on.
+func (g *graph) declaredArgs() map[string]string {
+	known := g.declared(g.used)
+	for name := range predefined(g.opts, "") {
+		known[name] = true
 	}
-	id, err := identity(taken)
-	if err != nil {
-		return nil, err
+	out := map[string]string{}
+	for name, v := range g.opts.Args {
+		if known[name] {
+			out[name] = v
+		}
 	}
-	b.Recipe.Files = &id
-	for _, f := range taken {
-		b.Source.Files = append(b.Source.Files, f.Path)
-	}
-	return b, nil
+	return out
 }
 
 // tellArgs notes the given arguments that something can see.
@@ -174,26 +237,32 @@ func (g *graph) tellArgs(b *Build, seen names) {
 // undeclared returns the given arguments that have no ARG, in a stage that is not
 // used either. Those that BuildKit knows by itself need none.
 func (g *graph) undeclared() []string {
-	declared := names{}
-	declare := func(steps []*step) {
-		for _, st := range steps {
-			if arg, ok := st.cmd.(*instructions.ArgCommand); ok {
-				for _, kv := range arg.Args {
-					declared[kv.Key] = true
-				}
-			}
-		}
-	}
-	declare(g.globals)
-	for _, s := range g.stages {
-		declare(s.steps)
-	}
+	declared := g.declared(g.stages)
 	known := predefined(g.opts, "")
 	var out []string
 	for _, name := range slices.Sorted(maps.Keys(g.opts.Args)) {
 		if _, ok := known[name]; !ok && !declared[name] && !isProxy(name) {
 			out = append(out, name)
 		}
+	}
+	return out
+}
+
+// declared are the names that ARGs declare, before the first FROM or in one of the stages.
+func (g *graph) declared(in []*stage) names {
+	out := names{}
+	declare := func(steps []*step) {
+		for _, st := range steps {
+			if arg, ok := st.cmd.(*instructions.ArgCommand); ok {
+				for _, kv := range arg.Args {
+					out[kv.Key] = true
+				}
+			}
+		}
+	}
+	declare(g.globals)
+	for _, s := range in {
+		declare(s.steps)
 	}
 	return out
 }

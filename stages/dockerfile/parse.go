@@ -27,8 +27,9 @@ type stage struct {
 	name string
 	// base and platform are the words of FROM, expanded by [file.link].
 	base, platform string
-	line           int
-	steps          []*step
+	// line and end are where FROM begins and ends.
+	line, end int
+	steps     []*step
 	// from is the stage that base names, nil when it names an image or scratch.
 	from *stage
 	// refs are the variables in the words of FROM.
@@ -37,15 +38,22 @@ type stage struct {
 
 // step is one instruction.
 type step struct {
-	line int
-	cmd  instructions.Command
-	// text is the instruction in its usual form; empty for a trigger of the stage
-	// below, which is told there.
-	text string
+	// line and end are where it begins and ends.
+	line, end int
+	cmd       instructions.Command
+	// text is the instruction in its usual form. trigger says that it is one of the
+	// stage below, by ONBUILD.
+	text    string
+	trigger bool
 	// refs are the variables that its words name, runs that it runs a program,
 	// which sees them all.
 	refs names
 	runs bool
+	needs
+	// uses are what the instruction takes files of, the context apart.
+	uses []origin
+	// outside are values that an ARG has from outside of its build stage.
+	outside map[string]string
 }
 
 // names is a set of variables.
@@ -100,14 +108,14 @@ func (f *file) add(n *parser.Node) error {
 		return f.failed(n.StartLine, err)
 	}
 	if s, ok := parsed.(*instructions.Stage); ok {
-		f.stages = append(f.stages, &stage{name: s.Name, base: s.BaseName, platform: s.Platform, line: n.StartLine, refs: names{}})
+		f.stages = append(f.stages, &stage{name: s.Name, base: s.BaseName, platform: s.Platform, line: n.StartLine, end: n.EndLine, refs: names{}})
 		return nil
 	}
 	cmd, ok := parsed.(instructions.Command)
 	if !ok {
 		return f.errorf(n.StartLine, "", "the instruction %s is not known", n.Value)
 	}
-	s := &step{line: n.StartLine, cmd: cmd, text: usual(n), refs: names{}}
+	s := &step{line: n.StartLine, end: n.EndLine, cmd: cmd, text: usual(n), refs: names{}}
 	_, isArg := cmd.(*instructions.ArgCommand)
 	switch {
 	case len(f.stages) > 0:
@@ -131,11 +139,12 @@ func (f *file) trigger(line int, expression string) (*step, error) {
 	if err != nil {
 		return nil, f.failed(line, err)
 	}
-	cmd, err := instructions.ParseCommand(parsed.AST.Children[0])
+	n := parsed.AST.Children[0]
+	cmd, err := instructions.ParseCommand(n)
 	if err != nil {
 		return nil, f.failed(line, err)
 	}
-	return &step{line: line, cmd: cmd, refs: names{}}, nil
+	return &step{line: line, end: line, cmd: cmd, text: usual(n), trigger: true, refs: names{}}, nil
 }
 
 // usual writes an instruction in a form of its own: without comments, with the

@@ -17,9 +17,11 @@ func contextName(j *Job) string { return "context-" + j.Key }
 
 // context makes the context of a job's Dockerfile readable for the engine.
 func (b *builder) context(j *Job) (llb.State, error) {
-	if j.Dockerfile.Context == nil {
+	if j.Dockerfile.Context == nil && j.Dockerfile.Source.Part == nil {
 		return llb.Scratch(), nil
 	}
+	// A group that takes no files may stand on others that do: for the frontend there
+	// is a context, which nobody asks for.
 	if err := b.trees.addContext(b.ctx, j); err != nil {
 		return llb.State{}, err
 	}
@@ -57,6 +59,9 @@ type contextFS struct {
 }
 
 func (c *contextFS) list(ctx context.Context) error {
+	if c.tree == nil {
+		return nil
+	}
 	err := c.tree.Walk(ctx, func(e Entry) error {
 		e.Path = path.Join("/", e.Path)
 		c.entries = append(c.entries, e)

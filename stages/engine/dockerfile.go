@@ -6,34 +6,35 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
-	"net"
+	"slices"
 	"strings"
 
-	"github.com/containerd/platforms"
-	"github.com/distribution/reference"
 	"github.com/moby/buildkit/client/llb"
-	"github.com/moby/buildkit/client/llb/sourceresolver"
-	"github.com/moby/buildkit/frontend/dockerfile/dockerfile2llb"
-	"github.com/moby/buildkit/frontend/dockerui"
 	"github.com/moby/buildkit/solver/errdefs"
-	"github.com/moby/buildkit/solver/pb"
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
 
 	"github.com/cairnbuild/cairn/stages"
 )
 
-// Dockerfile is a whole Dockerfile to build.
+// Dockerfile is a Dockerfile to build, as a whole or a group of its instructions.
 type Dockerfile struct {
 	Recipe *stages.Dockerfile
 	Source *stages.DockerfileSource
-	// Bases stand for the recipe's.
+	// Bases stand for the source's.
 	Bases []DockerfileBase
 	// Context are the files that instructions can take, by their paths in the
 	// context. The engine gets them with the time of the run: make, cargo and the
 	// like must not take them for older than what a cache mount holds.
 	Context Tree
+	// Uses are, for a group, the results of the stages that it takes files of, in
+	// the order of the source.
+	Uses []DockerfileResult
+	// Below are the engine's layers of what a group stands on; nil for those of the
+	// base that the source begins from.
+	Below []digest.Digest
+	// Caches sets cache mounts apart from those of other groups; empty to share them.
+	Caches string
 	// Fresh has the engine use no result of an earlier run.
 	Fresh bool
 }
@@ -46,9 +47,24 @@ type DockerfileBase struct {
 	Image     *Image
 }
 
-func (d *Dockerfile) check() error {
-	if len(d.Bases) != len(d.Recipe.Bases) {
-		return fmt.Errorf("the Dockerfile has %d bases, %d are given", len(d.Recipe.Bases), len(d.Bases))
+// DockerfileResult is the result of another group: a published image, or the job
+// that made it on this engine. With neither it is empty.
+type DockerfileResult struct {
+	Image *Image
+	Job   *Job
+}
+
+func (d *Dockerfile) check(j *Job) error {
+	part := d.Source.Part
+	switch {
+	case len(d.Bases) != len(d.Source.Bases):
+		return fmt.Errorf("the Dockerfile has %d bases, %d are given", len(d.Source.Bases), len(d.Bases))
+	case part == nil && (j.Parent != nil || j.After != nil):
+		return errors.New("a whole Dockerfile has no parent")
+	case part != nil && len(d.Uses) != len(part.Uses):
+		return fmt.Errorf("the group takes files of %d stages, %d are given", len(part.Uses), len(d.Uses))
+	case part != nil && part.Begins && (j.Parent != nil || j.After != nil):
+		return errors.New("the group begins from a base, not from another one")
 	}
 	return nil
 }
@@ -100,10 +116,10 @@ func (e *Engine) Build(ctx context.Context, job *Job, layer func(ctx context.Con
 	return out, nil
 }
 
-// below returns the uncompressed layers of the base that the target begins from.
+// below returns the uncompressed layers that the result stands on.
 func (d *Dockerfile) below() ([]digest.Digest, error) {
-	if d.Source.Root < 0 {
-		return nil, nil
+	if d.Below != nil || d.Source.Root < 0 {
+		return d.Below, nil
 	}
 	var c ocispec.Image
 	err := json.Unmarshal(d.Bases[d.Source.Root].Image.Config, &c)
@@ -114,212 +130,44 @@ func (d *Dockerfile) below() ([]digest.Digest, error) {
 // runs in this process, so that the same version of it reads a Dockerfile whatever
 // engine runs the graph, and needs nothing from anywhere: bases are given to it.
 func (b *builder) dockerfile(j *Job) (llb.State, error) {
-	d := j.Dockerfile
-	for _, base := range d.Bases {
-		if _, err := b.images.add(base.Image); err != nil {
-			return llb.State{}, fmt.Errorf("%s: %w", j.Name, err)
-		}
-	}
-	context, err := b.context(j)
-	if err != nil {
-		return llb.State{}, fmt.Errorf("%s: %w", j.Name, err)
-	}
-	opts, err := b.frontendOptions(j)
-	if err != nil {
-		return llb.State{}, fmt.Errorf("%s: %w", j.Name, err)
-	}
-	opts.MainContext = &context
-	res, err := dockerfile2llb.Dockerfile2LLB(b.ctx, d.Source.Text, opts)
-	if err != nil {
-		return llb.State{}, fmt.Errorf("%s: %s: %w", j.Name, d.Source.Path, err)
-	}
-	res.Image.RootFS.DiffIDs = nil
-	if b.configs[j], err = json.Marshal(res.Image); err != nil {
-		return llb.State{}, err
-	}
-	if res.State.Output() == nil {
-		return llb.Scratch(), nil
-	}
-	def, err := res.State.Marshal(b.ctx, platform(j.Platform))
-	if err != nil {
-		return llb.State{}, fmt.Errorf("%s: %w", j.Name, err)
-	}
-	// The base itself, and that it is the result.
-	b.unchanged[j] = len(def.Def) == 2 && d.Source.Root >= 0
-	st, err := b.fromSession(j, def.ToPB())
+	st, err := b.graphOf(j)
 	if err != nil {
 		return llb.State{}, fmt.Errorf("%s: %w", j.Name, err)
 	}
 	return st, nil
 }
 
-func (b *builder) frontendOptions(j *Job) (dockerfile2llb.ConvertOpt, error) {
+func (b *builder) graphOf(j *Job) (llb.State, error) {
 	d := j.Dockerfile
-	target, caps := specOf(j.Platform), pb.Caps.CapSet(pb.Caps.All())
-	hosts, err := hostsOf(d.Recipe.AddHosts)
-	if err != nil {
-		return dockerfile2llb.ConvertOpt{}, err
-	}
-	o := dockerfile2llb.ConvertOpt{
-		Config: dockerui.Config{
-			BuildArgs:        b.arguments(d),
-			CacheIDNamespace: cacheID(j, stages.Mount{}),
-			ExtraHosts:       hosts,
-			NetworkMode:      network(d.Recipe.Network),
-			Target:           d.Source.Target,
-		},
-		SourceMap:      llb.NewSourceMap(nil, d.Source.Path, "Dockerfile", d.Source.Text),
-		TargetPlatform: &target,
-		MetaResolver:   resolver{d},
-		LLBCaps:        &caps,
-	}
-	o.BuildPlatforms = []ocispec.Platform{specOf(d.Source.BuildPlatform)}
-	return o, nil
-}
-
-// arguments are those of the recipe, and the proxies that commands go through
-// where the Dockerfile does not speak of them itself.
-func (b *builder) arguments(d *Dockerfile) map[string]string {
-	out := map[string]string{}
-	if !d.Source.OwnProxy {
-		for name, v := range map[string]string{
-			"HTTP_PROXY": b.proxy.HTTPProxy, "HTTPS_PROXY": b.proxy.HTTPSProxy, "FTP_PROXY": b.proxy.FTPProxy,
-			"NO_PROXY": b.proxy.NoProxy, "ALL_PROXY": b.proxy.AllProxy,
-		} {
-			if v != "" {
-				out[name] = v
-			}
-		}
-	}
-	maps.Copy(out, d.Recipe.Args)
-	return out
-}
-
-func hostsOf(lines []string) ([]llb.HostIP, error) {
-	var out []llb.HostIP
-	for _, l := range lines {
-		name, address, _ := strings.Cut(l, ":")
-		ip := net.ParseIP(address)
-		if ip == nil {
-			return nil, fmt.Errorf("host %s: %q is no address", name, address)
-		}
-		out = append(out, llb.HostIP{Host: name, IP: ip})
-	}
-	return out, nil
-}
-
-func specOf(p stages.Platform) ocispec.Platform {
-	return platforms.Normalize(ocispec.Platform{OS: p.OS(), Architecture: p.Architecture(), Variant: p.Variant()})
-}
-
-// resolver tells the frontend about the bases.
-type resolver struct{ d *Dockerfile }
-
-// ResolveImageConfig implements [sourceresolver.ImageMetaResolver].
-func (r resolver) ResolveImageConfig(_ context.Context, ref string, opt sourceresolver.Opt) (string, digest.Digest, []byte, error) {
-	want := specOf(r.d.Source.BuildPlatform)
-	if opt.ImageOpt != nil && opt.ImageOpt.Platform != nil {
-		want = platforms.Normalize(*opt.ImageOpt.Platform)
-	}
-	for _, base := range r.d.Bases {
-		name, err := reference.ParseNormalizedNamed(base.Reference)
-		if err != nil {
-			return "", "", nil, err
-		}
-		if reference.TagNameOnly(name).String() == ref && platforms.Format(specOf(base.Platform)) == platforms.Format(want) {
-			return ref, base.Image.Manifest.Digest, base.Image.Config, nil
-		}
-	}
-	return "", "", nil, fmt.Errorf("the image %s for %s is not among those that the Dockerfile names", ref, platforms.Format(want))
-}
-
-// fromSession rewrites a graph so that images are read from this process's
-// session, and notes the names of its steps.
-func (b *builder) fromSession(j *Job, def *pb.Definition) (llb.State, error) {
-	g := &graph{builder: b, job: j, renamed: map[string]string{}, out: &pb.Definition{Metadata: map[string]*pb.OpMetadata{}}}
-	for _, bytes := range def.Def {
-		if err := g.add(bytes, def.Metadata[string(digest.FromBytes(bytes))]); err != nil {
+	for _, base := range d.Bases {
+		if _, err := b.images.add(base.Image); err != nil {
 			return llb.State{}, err
 		}
 	}
-	if def.Source != nil {
-		g.out.Source = &pb.Source{Infos: def.Source.Infos, Locations: map[string]*pb.Locations{}}
-		for at, l := range def.Source.Locations {
-			g.out.Source.Locations[g.name(at)] = l
-		}
-	}
-	op, err := llb.NewDefinitionOp(g.out)
+	files, err := b.context(j)
 	if err != nil {
 		return llb.State{}, err
 	}
-	// A state without the variables, the user and the directory of the Dockerfile:
-	// they are not those of the next job.
-	return llb.NewState(op.Output()), nil
-}
-
-// graph is a graph that is being rewritten.
-type graph struct {
-	*builder
-	job *Job
-	// renamed are the new digests of operations that had to change.
-	renamed map[string]string
-	out     *pb.Definition
-}
-
-func (g *graph) name(d string) string {
-	if to, ok := g.renamed[d]; ok {
-		return to
+	conv := &conversion{Dockerfile: d, context: files, arguments: b.arguments(d), caches: cachesOf(j)}
+	text := d.Source.Text
+	if d.Source.Part != nil {
+		text = upTo(text, d.Source.Part.End)
 	}
-	return d
-}
-
-// errForeignSource: the frontend wants something that was not given to it.
-var errForeignSource = errors.New("the Dockerfile needs something that is not given to it")
-
-// add takes the next operation, whose inputs are there already.
-func (g *graph) add(bytes []byte, meta *pb.OpMetadata) error {
-	old := string(digest.FromBytes(bytes))
-	var op pb.Op
-	if err := op.Unmarshal(bytes); err != nil {
-		return fmt.Errorf("graph of the Dockerfile: %w", err)
+	res, err := conv.run(b.ctx, text)
+	if err != nil {
+		return llb.State{}, err
 	}
-	changed := false
-	for _, in := range op.Inputs {
-		if to := g.name(in.Digest); to != in.Digest {
-			in.Digest, changed = to, true
-		}
+	b.configs[j] = res.config
+	if res.def == nil {
+		return llb.Scratch(), nil
 	}
-	if src := op.GetSource(); src != nil && strings.HasPrefix(src.Identifier, "docker-image://") {
-		_, d, ok := strings.Cut(src.Identifier, "@")
-		if !ok {
-			return fmt.Errorf("%w: %s", errForeignSource, src.Identifier)
-		}
-		src.Identifier = "oci-layout://" + imageName + "@" + d
-		src.Attrs = map[string]string{pb.AttrOCILayoutSessionID: g.session, pb.AttrOCILayoutStoreID: storeID}
-		changed = true
+	// The base itself, and that it is the result.
+	b.unchanged[j] = len(res.def.Def) == 2 && d.Source.Root >= 0
+	cuts, err := b.cuts(j, conv)
+	if err != nil {
+		return llb.State{}, err
 	}
-	if changed {
-		var err error
-		if bytes, err = op.Marshal(); err != nil {
-			return fmt.Errorf("graph of the Dockerfile: %w", err)
-		}
-		g.renamed[old] = string(digest.FromBytes(bytes))
-	}
-	g.out.Def = append(g.out.Def, bytes)
-	if meta != nil {
-		g.note(g.name(old), meta)
-	}
-	return nil
-}
-
-// note keeps what belongs to an operation beside it.
-func (g *graph) note(at string, meta *pb.OpMetadata) {
-	meta = meta.CloneVT()
-	meta.IgnoreCache = meta.IgnoreCache || g.job.Dockerfile.Fresh
-	g.out.Metadata[at] = meta
-	if name := meta.Description["llb.customname"]; isStep(name) {
-		g.steps[name] = g.job
-	}
+	return b.fromSession(j, res.def, cuts)
 }
 
 // isStep reports whether a name is that of an instruction: "[2/5] RUN …".
@@ -347,15 +195,18 @@ func (j *Job) hostNetwork() bool {
 	if j.Dockerfile.Recipe.Network == "host" {
 		return true
 	}
-	for _, s := range j.Dockerfile.Recipe.Stages {
-		for _, text := range s.Instructions {
-			line, _, _ := strings.Cut(text, "\n")
-			if strings.HasPrefix(line, "RUN ") && strings.Contains(line, "--network=host") {
-				return true
-			}
-		}
+	if wantsHost(j.Dockerfile.Recipe.Instructions) {
+		return true
 	}
-	return false
+	return slices.ContainsFunc(j.Dockerfile.Recipe.Stages, func(s stages.DockerfileStage) bool { return wantsHost(s.Instructions) })
+}
+
+// wantsHost reports whether one of some instructions may run with the host's network.
+func wantsHost(instructions []string) bool {
+	return slices.ContainsFunc(instructions, func(text string) bool {
+		line, _, _ := strings.Cut(text, "\n")
+		return strings.HasPrefix(line, "RUN ") && strings.Contains(line, "--network=host")
+	})
 }
 
 // dockerfilePlace returns where in a Dockerfile an error of the engine arose and

@@ -117,8 +117,9 @@ type Job struct {
 	Files Tree
 	// Copies are made in this order and form one layer.
 	Copies []Copy
-	// Dockerfile is for [Engine.Build]. The job has no Parent then: the bases are
-	// among those of the Dockerfile.
+	// Dockerfile is for [Engine.Build]. The job of a whole file has no Parent: the
+	// bases are among those of the Dockerfile. That of a group has one, or goes on
+	// After another group, unless it stands on a base.
 	Dockerfile *Dockerfile
 	// Env is the environment of the base image, as NAME=value.
 	Env []string
@@ -127,7 +128,7 @@ type Job struct {
 func (j *Job) check() error {
 	switch {
 	case j.Dockerfile != nil:
-		return j.Dockerfile.check()
+		return j.Dockerfile.check(j)
 	case j.Commands == nil && len(j.Copies) == 0:
 		return errors.New("nothing to do: neither commands nor copies")
 	case j.Commands != nil && len(j.Copies) > 0:
@@ -157,6 +158,13 @@ func (j *Job) visit(seen map[*Job]bool, fn func(*Job) error) error {
 			return err
 		}
 	}
+	if j.Dockerfile != nil {
+		for _, u := range j.Dockerfile.Uses {
+			if err := u.Job.visit(seen, fn); err != nil {
+				return err
+			}
+		}
+	}
 	return fn(j)
 }
 
@@ -174,6 +182,11 @@ func (j *Job) images() []*Image {
 	if j.Dockerfile != nil {
 		for _, base := range j.Dockerfile.Bases {
 			out = append(out, base.Image)
+		}
+		for _, u := range j.Dockerfile.Uses {
+			if u.Image != nil {
+				out = append(out, u.Image)
+			}
 		}
 	}
 	return out

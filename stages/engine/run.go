@@ -67,7 +67,7 @@ func (e *Engine) begin(ctx context.Context, job *Job) (*builder, context.Context
 	}
 	ctx, done := e.whileServing(ctx)
 	return &builder{
-		ctx: ctx, session: e.session.ID(), proxy: e.proxy, images: e.images, trees: e.trees,
+		ctx: ctx, own: job, session: e.session.ID(), proxy: e.proxy, images: e.images, trees: e.trees,
 		steps: map[string]*Job{}, configs: map[*Job][]byte{}, unchanged: map[*Job]bool{},
 	}, ctx, done, nil
 }

@@ -31,6 +31,7 @@ const (
 // graph each time, so that the engine knows a result that it has again.
 type builder struct {
 	ctx     context.Context // of the run
+	own     *Job            // that the run is for
 	session string
 	proxy   llb.ProxyEnv
 	images  *imageStore

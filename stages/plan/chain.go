@@ -22,11 +22,7 @@ type chain struct {
 
 func (c *chain) build(ctx context.Context) error {
 	if c.cfg.Dockerfile != nil {
-		if err := c.dockerfile(ctx); err != nil {
-			return c.wrap(err)
-		}
-		c.salt()
-		return c.wrap(c.finish())
+		return c.wrap(c.dockerfile(ctx))
 	}
 	if err := c.start(ctx); err != nil {
 		return c.wrap(err)

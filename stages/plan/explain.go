@@ -58,6 +58,12 @@ func Explain(before, after Side) ([]Difference, error) {
 	old, now := byKind(before.Image), byKind(after.Image)
 	for _, k := range stages.Kinds() {
 		e.kind = k
+		if k == stages.KindInstructions {
+			if err := e.groups(before.Image, after.Image); err != nil {
+				return nil, err
+			}
+			continue
+		}
 		for i := range max(len(old[k]), len(now[k])) {
 			if err := e.stage(at(old[k], i), at(now[k], i)); err != nil {
 				return nil, err

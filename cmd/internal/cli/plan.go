@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sync/errgroup"
@@ -45,6 +46,9 @@ type planReport struct {
 	Project string         `json:"project"`
 	Root    stages.Digest  `json:"root"`
 	Images  []plannedImage `json:"images"`
+	// Needed are what the images are built from besides: other images, and build
+	// stages of Dockerfiles.
+	Needed []plannedImage `json:"needed,omitempty"`
 }
 
 type plannedImage struct {
@@ -63,8 +67,10 @@ type plannedStage struct {
 	How string `json:"how"`
 	// Base is the reference of a from stage.
 	Base string `json:"base,omitempty"`
-	// Dockerfile is the path of the file of which all is one stage.
+	// Dockerfile is the path of the file that the stage is made of.
 	Dockerfile string `json:"dockerfile,omitempty"`
+	// Whole says why all of that file is one stage.
+	Whole string `json:"whole,omitempty"`
 }
 
 func (a *app) plan(ctx context.Context, o planOptions, images []string) error {
@@ -109,7 +115,7 @@ func existing(ctx context.Context, s storage.Resolver, p *stages.Plan) (map[stag
 	all := map[stages.Digest]*bool{}
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(lookups)
-	for _, img := range p.Images {
+	for _, img := range p.All() {
 		for _, stage := range img.Stages {
 			if all[stage.Digest] != nil {
 				continue
@@ -143,35 +149,45 @@ func describe(p *stages.Plan, found map[stages.Digest]bool, offline bool) (*plan
 	}
 	rep := &planReport{Project: p.Project, Root: root}
 	for _, img := range p.Images {
-		pi := plannedImage{Name: img.Name, Platform: img.Platform}
-		for _, s := range img.Stages {
-			ps := plannedStage{Name: s.Name(), Digest: s.Digest, Parent: s.Recipe.Parent, State: stateMissing, How: "assembled"}
-			switch {
-			case offline:
-				ps.State = stateUnknown
-			case found[s.Digest]:
-				ps.State = stateCached
-			}
-			if s.NeedsEngine() {
-				ps.How = "engine"
-			}
-			if s.BaseRef != nil {
-				ps.Base = s.BaseRef.Name
-			}
-			if s.Dockerfile != nil {
-				ps.Dockerfile = s.Dockerfile.Path
-			}
-			pi.Stages = append(pi.Stages, ps)
-		}
-		rep.Images = append(rep.Images, pi)
+		rep.Images = append(rep.Images, describeImage(img, found, offline))
+	}
+	for _, img := range p.Others {
+		rep.Needed = append(rep.Needed, describeImage(img, found, offline))
 	}
 	return rep, nil
 }
 
+func describeImage(img *stages.Image, found map[stages.Digest]bool, offline bool) plannedImage {
+	out := plannedImage{Name: img.Name, Platform: img.Platform}
+	for _, s := range img.Stages {
+		ps := plannedStage{Name: s.Name(), Digest: s.Digest, Parent: s.Recipe.Parent, State: stateMissing, How: "assembled"}
+		switch {
+		case offline:
+			ps.State = stateUnknown
+		case found[s.Digest]:
+			ps.State = stateCached
+		}
+		if s.NeedsEngine() {
+			ps.How = "engine"
+		}
+		if s.BaseRef != nil {
+			ps.Base = s.BaseRef.Name
+		}
+		if s.Dockerfile != nil {
+			ps.Dockerfile, ps.Whole = s.Dockerfile.Path, s.Dockerfile.Whole
+		}
+		out.Stages = append(out.Stages, ps)
+	}
+	return out
+}
+
 // by says what makes the stage.
 func (s plannedStage) by() string {
-	if s.Dockerfile != "" {
-		return fmt.Sprintf("%s, all of %s", s.How, printable(s.Dockerfile))
+	switch {
+	case s.Whole != "":
+		return fmt.Sprintf("%s, all of %s (%s)", s.How, printable(s.Dockerfile), printable(s.Whole))
+	case s.Dockerfile != "":
+		return fmt.Sprintf("%s, %s", s.How, printable(s.Dockerfile))
 	}
 	return s.How
 }
@@ -179,7 +195,7 @@ func (s plannedStage) by() string {
 func (a *app) showPlan(rep *planReport) error {
 	w := a.table()
 	fmt.Fprintln(w, "IMAGE\tPLATFORM\tSTAGE\tDIGEST\tSTATE\tMADE BY")
-	for _, img := range rep.Images {
+	for _, img := range slices.Concat(rep.Images, rep.Needed) {
 		for _, s := range img.Stages {
 			fmt.Fprintf(w, "%s\t%s\t%s\t%s\t%s\t%s\n", nameLabel(img.Name), img.Platform, s.Name, s.Digest.Short(), s.State, s.by())
 		}

@@ -71,8 +71,17 @@ func (a *app) warnArgs(p *stages.Plan) {
 func unpinned(p *stages.Plan) []string {
 	var out []string
 	for s := range allStages(p) {
-		if s.BaseRef != nil && !s.BaseRef.Pinned && !slices.Contains(out, s.BaseRef.Name) {
-			out = append(out, s.BaseRef.Name)
+		var bases []stages.BaseRef
+		if s.BaseRef != nil {
+			bases = append(bases, *s.BaseRef)
+		}
+		if s.Dockerfile != nil {
+			bases = append(bases, s.Dockerfile.Bases...)
+		}
+		for _, b := range bases {
+			if !b.Pinned && !slices.Contains(out, b.Name) {
+				out = append(out, b.Name)
+			}
 		}
 	}
 	return out
