@@ -51,7 +51,8 @@ func decodeUnnamed(text string) unnamed {
 	for key, stubs := range stored {
 		session, freeing := strings.CutPrefix(key, freeingPrefix)
 		at, err := time.Parse(time.RFC3339, key)
-		if len(stubs)%stub != 0 || strings.Trim(stubs, "0123456789abcdef") != "" || err != nil && !(freeing && token(session)) {
+		freeing = freeing && token(session)
+		if len(stubs)%stub != 0 || strings.Trim(stubs, "0123456789abcdef") != "" || err != nil && !freeing {
 			continue
 		}
 		for ; stubs != ""; stubs = stubs[stub:] {

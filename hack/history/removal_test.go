@@ -150,7 +150,7 @@ func TestRightRemovalsPass(t *testing.T) {
 			before("c ends", "probe", happens(Event{Kind: TagPut, Runner: "c", Tag: probePrefix + "1", Digest: "sha256:9", Status: 201})),
 			before("c ends", "no tags", happens(Event{Kind: Delete, Runner: "c", Tag: probePrefix + "1", Status: 400})),
 			before("c ends", "delete", happens(Event{Kind: Delete, Runner: "c", Digest: "sha256:9", Status: 202}))),
-		"a cleaner gives up": edit(tidied(), instead("c ends", "c ends", happens(Event{Kind: End, Runner: "c", Exit: 6, Note: "storage unavailable"}))),
+		"a cleaner gives up":                edit(tidied(), instead("c ends", "c ends", happens(Event{Kind: End, Runner: "c", Exit: 6, Note: "storage unavailable"}))),
 		"a cleaner was paused for too long": edit(tidied(), instead("c ends", "c ends", happens(Event{Kind: End, Runner: "c", Exit: 7, Note: "the session is lost: not renewed for 6s"}))),
 		"a cleaner is killed, and what it deleted is finished": edit(tidied(),
 			instead("c ends "+tagOf("lower"), "c dies", happens(Event{Kind: Kill, Runner: "c"})),

@@ -94,17 +94,21 @@ func (c *checker) checkFinal() {
 		}
 	}
 	for _, e := range c.of[End] {
-		if e.Report == nil {
-			continue
+		if e.Report != nil && e.Exit == 0 {
+			c.checkReportKept(at, e)
 		}
-		for _, s := range e.Report.Stages {
-			if s.Manifest != "" && e.Exit == 0 && !c.lives[s.Digest].ended(s.Manifest) {
-				c.kept(at, s.Digest, s.Manifest, brief(e))
-			}
+	}
+}
+
+// checkReportKept: what a build reported is there, or a cleaner has ended it.
+func (c *checker) checkReportKept(at map[string]*Event, e *Event) {
+	for _, s := range e.Report.Stages {
+		if s.Manifest != "" && !c.lives[s.Digest].ended(s.Manifest) {
+			c.kept(at, s.Digest, s.Manifest, brief(e))
 		}
-		if root := strings.TrimPrefix(e.Report.Root, "sha256:"); e.Exit == 0 && at["build-"+root] == nil && !c.lives[root].ended("") {
-			c.violate(Kept, []*Event{brief(e)}, "the index of build %s is lost", root)
-		}
+	}
+	if root := strings.TrimPrefix(e.Report.Root, "sha256:"); at["build-"+root] == nil && !c.lives[root].ended("") {
+		c.violate(Kept, []*Event{brief(e)}, "the index of build %s is lost", root)
 	}
 }
 

@@ -55,7 +55,8 @@ func (l *lab) newPast(ctx context.Context, name string, s shape) (*past, error) 
 			return nil, err
 		}
 	}
-	return p, p.share(ctx, l)
+	err = p.share(ctx, l)
+	return p, err
 }
 
 // commit makes the nth commit, and plans it.

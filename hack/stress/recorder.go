@@ -88,10 +88,19 @@ func momentOf(e history.Event) moment {
 		return tagDeleted
 	case e.Kind == history.TagPut && e.Status == 201 && len(e.Tag) == 64:
 		return tagPut
-	case e.Kind != history.LedgerWrite || e.Status/100 != 2:
-		return ""
+	case e.Kind == history.LedgerWrite && e.Status/100 == 2:
+		return momentOfWrite(e.Changes)
 	}
-	for _, c := range e.Changes {
+	return ""
+}
+
+// momentOfWrite is that of a change of the ledger: the first that it tells of.
+func momentOfWrite(changes []history.Change) moment {
+	moments := map[string]moment{
+		"building": entryAcquired, "publishing": stageDecided, "published": stageOver,
+		"doomed": stageMarked, "deleting": stageDoomed, "deleted": stageDeleted,
+	}
+	for _, c := range changes {
 		if c.Key == "unnamed" {
 			return graceNoted
 		}
@@ -99,19 +108,8 @@ func momentOf(e history.Event) moment {
 		if !strings.HasPrefix(c.Key, "stage.") || c.New == "" || json.Unmarshal([]byte(c.New), &entry) != nil {
 			continue
 		}
-		switch entry.State {
-		case "building":
-			return entryAcquired
-		case "publishing":
-			return stageDecided
-		case "published":
-			return stageOver
-		case "doomed":
-			return stageMarked
-		case "deleting":
-			return stageDoomed
-		case "deleted":
-			return stageDeleted
+		if m := moments[entry.State]; m != "" {
+			return m
 		}
 	}
 	return ""

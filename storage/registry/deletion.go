@@ -210,15 +210,30 @@ func (s *Storage) empty(ctx context.Context, op operation, m storage.Manifest, n
 		return nil
 	}
 	upTo := s.deletions.buried.Load()
+	for try := 1; ; try++ {
+		err := s.emptyOnce(ctx, op, m)
+		switch {
+		case err == nil, errors.Is(err, storage.ErrNotFound):
+			s.deletions.cleared = upTo
+			return nil
+		case statusOf(err) != http.StatusBadRequest:
+			return err
+		case try == emptyTries:
+			return nil // the tags are deleted, though listed; whoever deletes next tries again
+		}
+	}
+}
+
+// emptyTries bounds the attempts to delete the tomb. docker-registry looks through
+// the files of all tags for that, and takes one that is just being written, by
+// anybody, for a digest that is invalid.
+const emptyTries = 3
+
+func (s *Storage) emptyOnce(ctx context.Context, op operation, m storage.Manifest) error {
 	// Another process may have deleted it under tags that came later: then it is
 	// missing, and cannot be deleted, and the tags stay.
 	if err := s.PushManifest(ctx, m); err != nil {
 		return err
 	}
-	err := s.delete(ctx, op, m.Descriptor.Digest.String())
-	if err == nil || errors.Is(err, storage.ErrNotFound) {
-		s.deletions.cleared = upTo
-		return nil
-	}
-	return err
+	return s.delete(ctx, op, m.Descriptor.Digest.String())
 }

@@ -3,7 +3,9 @@ package registry
 import (
 	"fmt"
 	"net/http"
+	"net/http/httputil"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 
@@ -90,6 +92,47 @@ func TestWhyNothingCanBeDeleted(t *testing.T) {
 			s := newStorage(t, f.address("shop/stages"), Options{})
 			wantClass(t, s.ProbeDeletion(t.Context()), c.class)
 			wantClass(t, s.DeleteTag(t.Context(), "one"), c.class)
+		})
+	}
+}
+
+// docker-registry takes the file of a tag that is just being written, by anybody, for
+// an invalid digest when it looks which tags the tomb has.
+func TestATombThatCannotBeDeletedRightNowDeletesItsTags(t *testing.T) {
+	m, err := tomb()
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, refusals := range []int{1, emptyTries - 1, emptyTries} {
+		t.Run(fmt.Sprint(refusals), func(t *testing.T) {
+			server := testbed.NewRegistry(t, testbed.RegistryOptions{})
+			f := newFaulty(t, httputil.NewSingleHostReverseProxy(parseURL(t, server.URL())))
+			f.fault(times(refusals, func(w http.ResponseWriter, r *http.Request) bool {
+				if r.Method != http.MethodDelete || !strings.HasSuffix(r.URL.Path, m.Descriptor.Digest.String()) {
+					return false
+				}
+				w.WriteHeader(http.StatusBadRequest)
+				fmt.Fprint(w, `{"errors":[{"code":"DIGEST_INVALID"}]}`)
+				return true
+			}))
+			s := newStorage(t, f.address("shop/stages"), Options{})
+			pushed := pushImage(t, s, 6)
+			for _, tag := range []string{"one", "two"} {
+				if err := s.Publish(t.Context(), tag, pushed); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if err := s.DeleteTag(t.Context(), "one"); err != nil {
+				t.Fatal(err)
+			}
+			_, err := s.Resolve(t.Context(), "one")
+			wantClass(t, err, storage.ErrNotFound)
+			if err := s.DeleteTag(t.Context(), "two"); err != nil {
+				t.Fatal(err)
+			}
+			if got := tagsOf(t, s); len(got) != 0 {
+				t.Errorf("the tags are %v", got)
+			}
 		})
 	}
 }
