@@ -98,7 +98,7 @@ func buildctl(t *testing.T, dir, ref string, options []string) v1.Image {
 		t.Fatal(err)
 	}
 	args := []string{"build", "--progress", "plain", "--no-cache", "--frontend", "dockerfile.v0"}
-	if !slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "context=") }) {
+	if !slices.ContainsFunc(options, func(o string) bool { return strings.HasPrefix(o, "context=") || strings.HasPrefix(o, "filename=") }) {
 		args = append(args, "--local", "context="+dir, "--local", "dockerfile="+dir)
 	}
 	cmd := b.Command(t.Context(), append(append(args, options...), "--output", "type=image,push=true,oci-mediatypes=true,name="+ref)...)
