@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/spf13/cobra"
+	"github.com/spf13/pflag"
 
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 	"github.com/cairnbuild/cairn/stages"
@@ -51,16 +52,20 @@ docs/observability.md tells of traces, metrics and logs.`,
   # two images, into a registry, with a report for a program
   cairn build backend site --stages-storage registry.example.com/shop/stages --output json
 
+  # a Dockerfile of a project without a cairn.yaml
+  cairn build --dockerfile Dockerfile
+
   # with files that are not committed yet
   cairn build --dev
 
   # with a secret and the keys of an SSH agent for the commands that mount them
   cairn build --secret id=npm-token,src=$HOME/.npm-token --ssh default`,
 		ValidArgsFunction: a.completeImages(0),
-		PreRunE:           func(cmd *cobra.Command, _ []string) error { return o.check(cmd) },
+		PreRunE:           func(cmd *cobra.Command, _ []string) error { return errors.Join(o.check(cmd), a.checkQuick(cmd)) },
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.build(cmd.Context(), o, args) },
 	}
 	f := cmd.Flags()
+	a.quickFlags(f)
 	f.IntVar(&o.parallel, "parallel", 0, "`NUMBER` of stages that run at once on this host; 0 for as many as it has processors")
 	f.StringVar(&o.unsynchronized, "unsynchronized", unsynchronizedFail, "`WHAT` to do without a ledger: fail, or keep-local to build and publish nothing")
 	f.Var(&o.secrets, "secret", "a secret for the commands that mount it: `id=ID,src=FILE` or id=ID,env=VARIABLE; may be repeated, a variable has one on each line")
@@ -69,6 +74,20 @@ docs/observability.md tells of traces, metrics and logs.`,
 	f.DurationVar(&o.patience, "wait-timeout", build.DefaultPatience, "`DURATION` for which a stage is waited for that another runner is making")
 	complete(cmd, "unsynchronized", unsynchronizedFail, unsynchronizedKeep)
 	return cmd
+}
+
+// quickFlags name a Dockerfile in the place of a configuration.
+func (a *app) quickFlags(f *pflag.FlagSet) {
+	f.StringVar(&a.settings.Quick.Dockerfile, "dockerfile", "", "`PATH` of a Dockerfile that makes the only image of a project without a cairn.yaml; the project's directory is the context and names the project")
+	f.StringVar(&a.settings.Quick.Target, "target", "", "build stage of --dockerfile to make, by its `NAME`")
+}
+
+// checkQuick refuses what only --dockerfile gives a meaning.
+func (a *app) checkQuick(cmd *cobra.Command) error {
+	if a.settings.Quick.Target != "" && a.settings.Quick.Dockerfile == "" {
+		return usagef(cmd, "--target %s: it is a stage of the file that --dockerfile names", a.settings.Quick.Target)
+	}
+	return nil
 }
 
 func (o buildOptions) check(cmd *cobra.Command) error {

@@ -221,12 +221,13 @@ func classifyUsage(err error) (int, string) {
 func classifyProject(err error) (int, string) {
 	var cfg *config.Errors
 	var none *wire.NoConfigError
+	var configured *wire.ConfiguredError
 	var locked *plan.LockError
 	var src *source.Error
 	switch {
 	case errors.As(err, &cfg):
 		return exitConfig, "docs/reference/configuration.md says what the file may hold"
-	case errors.As(err, &none):
+	case errors.As(err, &none), errors.As(err, &configured):
 		return exitConfig, ""
 	case errors.As(err, &locked):
 		return exitConfig, "take the committed version (git checkout cairn.lock), or delete the file and run \"cairn lock\""

@@ -29,8 +29,10 @@ and writes nothing.`,
   # digests only: no storage is asked
   cairn plan --offline`,
 		ValidArgsFunction: a.completeImages(0),
+		PreRunE:           func(cmd *cobra.Command, _ []string) error { return a.checkQuick(cmd) },
 		RunE:              func(cmd *cobra.Command, args []string) error { return a.plan(cmd.Context(), o, args) },
 	}
+	a.quickFlags(cmd.Flags())
 	cmd.Flags().BoolVar(&o.offline, "offline", false, "do not ask the storage which stages exist")
 	return cmd
 }

@@ -43,7 +43,7 @@ func (e *NoConfigError) Hint() string {
 	if e.OnDisk {
 		return "it is in the work tree but not in the commit: commit it, or build the work tree with --dev"
 	}
-	return "name the project's directory with --dir; docs/reference/configuration.md describes the file"
+	return "name the project's directory with --dir, or a Dockerfile with --dockerfile; docs/reference/configuration.md describes the file"
 }
 
 // Open reads the project at its commit, or the work tree with Dev.
@@ -93,9 +93,15 @@ func (p *Project) configure(ctx context.Context, s Settings, env func(string) (s
 		if err != nil {
 			return err
 		}
+		if s.Quick.Dockerfile != "" {
+			return &ConfiguredError{File: name}
+		}
 		p.File = name
 		p.Config, err = config.Load(ctx, config.Input{Path: name, Data: data, Files: p.Tree, Env: env})
 		return err
+	}
+	if s.Quick.Dockerfile != "" {
+		return p.quick(ctx, s)
 	}
 	return &NoConfigError{Dir: s.Dir, Tree: p.Tree.ID(), OnDisk: onDisk(s.Dir)}
 }

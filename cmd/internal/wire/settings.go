@@ -44,6 +44,8 @@ type Settings struct {
 	RegistryCA string
 	// AllowFileURLs lets the configuration name repositories of this machine.
 	AllowFileURLs bool
+	// Quick stands in for a configuration.
+	Quick Quick
 	// Follow has runs follow a switch of the project to another storage and ledger.
 	Follow bool
 	// CacheDir and StateDir replace the user's directories.
