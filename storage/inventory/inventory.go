@@ -65,6 +65,9 @@ type Name struct {
 	// Used is when it was last used; zero where the storage does not know, as
 	// registries do not.
 	Used time.Time
+	// Asked reports whether the storage was asked what the name leads to, now and not in
+	// an earlier reading.
+	Asked bool
 }
 
 // Stage returns the digest of the stage that a name of [KindStage] is for.

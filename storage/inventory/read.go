@@ -172,6 +172,7 @@ func (r *reader) name(ctx context.Context, n *Name) error {
 	before := r.known.names[n.Tag]
 	m, err := r.remembered(ctx, n, before)
 	modified := before.Modified
+	n.Asked = r.o.Fresh || m == nil
 	if err == nil && m == nil {
 		m, modified, err = r.fetch(ctx, n.Tag)
 	}

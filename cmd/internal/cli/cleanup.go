@@ -11,7 +11,6 @@ import (
 	"github.com/cairnbuild/cairn/cleanup"
 	"github.com/cairnbuild/cairn/cleanup/sweep"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
-	"github.com/cairnbuild/cairn/synchronization"
 )
 
 // cleanupGrace is for how long a build may use what the index of a build told it.
@@ -59,6 +58,7 @@ builds that may be of it. docs/cleanup.md says more.`,
 	f.BoolVar(&o.WithoutFetch, "without-fetch", false, "take branches and tags as this clone knows them, without asking the remote")
 	f.BoolVar(&o.AllowEmptyKeep, "allow-empty-keep", false, "go on where nothing that is kept is in the storage, and remove everything")
 	f.DurationVar(&o.grace, "removal-grace", cleanupGrace, "`DURATION` for which a stage stays after the last name of it has gone")
+	cmd.AddCommand(a.cleanupManifestCommand())
 	return cmd
 }
 
@@ -78,12 +78,12 @@ func (a *app) clean(ctx context.Context, o cleanupOptions) error {
 	a.warnCleanup(c)
 	report := reportCleanup(p.Config.Name, c, o.dryRun)
 	if err == nil && !o.dryRun && len(c.Unread) == 0 && len(c.Verdicts) > 0 {
+		w := &removing{steps: steps, total: len(c.Remove)}
 		var out sweep.Outcome
-		var failed []string
-		out, failed, err = a.sweepAway(ctx, c, o.grace, steps)
-		report.Removed, report.Failed = removedOf(out), failed
+		out, err = c.Apply(ctx, w.run(o.grace))
+		report.Removed, report.Failed = removedOf(out), w.failed
 		if out.Failed > 0 {
-			err = errors.Join(err, &removalError{failed: out.Failed, first: failed[0]})
+			err = errors.Join(err, &removalError{failed: out.Failed, first: w.failed[0]})
 		}
 	}
 	if len(c.Unread) > 0 {
@@ -100,26 +100,6 @@ func (a *app) clean(ctx context.Context, o cleanupOptions) error {
 
 // maxFailed bounds the failures that a report names.
 const maxFailed = 20
-
-// sweepAway removes, and returns what became of it.
-func (a *app) sweepAway(ctx context.Context, c *wire.Cleanup, grace time.Duration, steps *steps) (sweep.Outcome, []string, error) {
-	var failed []string
-	done := 0
-	out, err := c.Apply(ctx, wire.CleanupRun{
-		Grace: grace,
-		Waiting: func(h synchronization.Holder) {
-			steps.note(fmt.Sprintf("waiting for %s, which is at work on %s", h.Name, h.Digest.Short()))
-		},
-		Done: func(r sweep.Result) {
-			done++
-			steps.tell("removing", done, len(c.Remove))
-			if r.Fate == sweep.Failed && len(failed) < maxFailed {
-				failed = append(failed, fmt.Sprintf("%s: %v", r.Name.Tag(), r.Err))
-			}
-		},
-	})
-	return out, failed, err
-}
 
 // warnCleanup tells what made a plan keep more than its policies say.
 func (a *app) warnCleanup(c *wire.Cleanup) {
@@ -181,11 +161,20 @@ func (e *removalError) Hint() string {
 	return "the storage or the ledger refused; run it again when the cause is gone, and it goes on from there"
 }
 
-// classifyCleanup is about cleanups.
+// classifyCleanup is about cleanups and purges.
 func classifyCleanup(err error) (int, string) {
 	var unread *unreadError
 	var failed *removalError
+	var inUse *inUseError
+	var busy *purgeBusyError
+	var left *leftError
 	switch {
+	case errors.As(err, &busy):
+		return exitLedger, ""
+	case errors.As(err, &inUse):
+		return exitUnread, ""
+	case errors.As(err, &left):
+		return exitPartly, ""
 	case errors.Is(err, cleanup.ErrKeepsNothing):
 		return exitConfig, "check keepPolicies, the branches of the remote and --stages-storage; if all of it shall go, --allow-empty-keep"
 	case errors.Is(err, wire.ErrCleanupDisabled):

@@ -107,6 +107,11 @@ func TestACleanupIsReported(t *testing.T) {
 			if strings.Contains(out.String(), "\x1b[31m") {
 				t.Error("a tag steers the terminal")
 			}
+			if c.output == formatJSON {
+				if err := validate(filepath.Join("..", "..", "..", "docs", "cleanup.schema.json"), out.Bytes()); err != nil {
+					t.Error(err)
+				}
+			}
 		})
 	}
 }

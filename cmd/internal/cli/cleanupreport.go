@@ -10,7 +10,8 @@ import (
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 )
 
-// cleanupReport is a cleanup as it is shown; sizes are bytes.
+// cleanupReport is a cleanup as it is shown, see docs/cleanup.schema.json; sizes are
+// bytes.
 type cleanupReport struct {
 	Project string `json:"project"`
 	Storage string `json:"storage"`
@@ -112,13 +113,19 @@ func codeWords(c cleanup.Code) string {
 	return words[c]
 }
 
+// failed is what a report tells of the error that it ends with; nil for none.
+func failed(err error) *failure {
+	if err == nil {
+		return nil
+	}
+	code, hint := classify(err)
+	return &failure{Message: printable(err.Error()), Hint: printable(hint), Exit: code}
+}
+
 // showCleanup writes the report, with the error that it ends with.
 func (a *app) showCleanup(r cleanupReport, err error) error {
 	if a.output == formatJSON {
-		if err != nil {
-			code, hint := classify(err)
-			r.Error = &failure{Message: printable(err.Error()), Hint: printable(hint), Exit: code}
-		}
+		r.Error = failed(err)
 		return writeJSON(a.Out, r)
 	}
 	if r.DryRun {

@@ -110,7 +110,7 @@ CAIRN_STAGES_STORAGE. A flag goes before its variable.`,
 	a.globalFlags(root)
 	root.AddCommand(
 		a.initCommand(), a.buildCommand(), a.planCommand(), a.explainCommand(), a.lockCommand(), a.exportCommand(),
-		a.stagesCommand(), a.storageCommand(), a.synchronizationCommand(), a.locksCommand(), a.hostCommand(), a.cleanupCommand(), a.ciEnvCommand(), a.versionCommand(),
+		a.stagesCommand(), a.storageCommand(), a.synchronizationCommand(), a.locksCommand(), a.hostCommand(), a.cleanupCommand(), a.purgeCommand(), a.ciEnvCommand(), a.versionCommand(),
 	)
 	root.SetHelpCommand(helpCommand())
 	root.InitDefaultCompletionCmd(a.Args...)

@@ -39,8 +39,8 @@ const (
 	exitLedger      = 7   // the ledger failed or refused
 	exitEngine      = 8   // the build engine or its daemon failed
 	exitKept        = 9   // stages were made, but only kept in the local cache: they are not published
-	exitPartly      = 10  // a sync copied what it could, and left something out
-	exitUnread      = 11  // a cleanup could not read what may be in use, and removed nothing
+	exitPartly      = 10  // a sync or a purge did what it could, and left something out
+	exitUnread      = 11  // a cleanup or a purge could not read what may be in use, or a purge found that something is, and removed nothing
 	exitInterrupted = 130 // ended by SIGINT or SIGTERM
 )
 

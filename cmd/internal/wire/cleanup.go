@@ -65,6 +65,8 @@ type Cleanup struct {
 	project  string
 	stages   storage.Storage
 	known    []string
+	// asked are the names whose manifests the storage told when this plan was made.
+	asked map[string]bool
 }
 
 // ErrCleanupDisabled says that the configuration wants no cleanup.
@@ -78,8 +80,8 @@ const foreignAtOnce = 8
 //
 // This host's index tells what names lead to, and a name that was published anew
 // leads elsewhere: what a cluster uses of that would not be recognized. So the
-// storage is asked for each name that would go, and where one has moved the plan is
-// made once more from what the storage says of all.
+// storage is asked for each name that would go and was not read just now, and where one
+// has moved the plan is made once more from what the storage says of all.
 func (s Settings) PlanCleanup(ctx context.Context, h Host, p *Project, st *Storages, o CleanupOptions) (*Cleanup, error) {
 	c, err := s.planCleanup(ctx, h, p, st, o, false)
 	if c == nil {
@@ -103,6 +105,9 @@ func (c *Cleanup) moved(ctx context.Context) (bool, error) {
 	g, ctx := errgroup.WithContext(ctx)
 	g.SetLimit(foreignAtOnce)
 	for _, r := range c.Remove {
+		if c.asked[r.Tag()] {
+			continue
+		}
 		g.Go(func() error {
 			d, err := c.stages.Resolve(ctx, r.Tag())
 			if errors.Is(err, storage.ErrNotFound) {
@@ -151,8 +156,12 @@ func (s Settings) planCleanup(ctx context.Context, h Host, p *Project, st *Stora
 	}
 	o.Progress("deciding", 0, 0)
 	c.IndexError, c.Open = in.Inventory.IndexError, in.Open
+	c.asked = make(map[string]bool)
 	for _, n := range in.Inventory.Names {
 		c.known = append(c.known, n.Tag)
+		if n.Asked {
+			c.asked[n.Tag] = true
+		}
 	}
 	c.Decision, err = cleanup.Plan(in)
 	return c, err
@@ -308,19 +317,29 @@ type CleanupRun struct {
 // Apply removes what the plan says goes, beside running builds, and ends what an
 // earlier run that was killed has begun.
 func (c *Cleanup) Apply(ctx context.Context, o CleanupRun) (out sweep.Outcome, err error) {
-	plan := sweep.Plan{Known: sweep.Known(c.known)}
-	for _, r := range c.Remove {
-		kind := sweep.Index
-		if r.Kind == inventory.KindStage {
-			kind = sweep.Stage
-		}
-		plan.Remove = append(plan.Remove, sweep.Name{Kind: kind, Digest: r.Digest, Manifest: r.Manifest, On: r.On, Layers: r.Layers})
-	}
 	l, err := c.settings.openLedger(ctx, c.host, c.project, new(atomic.Int64), nil)
 	if err != nil {
 		return out, err
 	}
 	defer func() { err = errors.Join(err, l.close()) }()
+	return c.sweep(ctx, l, c.removals(), o)
+}
+
+// removals returns what goes, as package sweep wants it.
+func (c *Cleanup) removals() []sweep.Name {
+	var all []sweep.Name
+	for _, r := range c.Remove {
+		kind := sweep.Index
+		if r.Kind == inventory.KindStage {
+			kind = sweep.Stage
+		}
+		all = append(all, sweep.Name{Kind: kind, Digest: r.Digest, Manifest: r.Manifest, On: r.On, Layers: r.Layers})
+	}
+	return all
+}
+
+// sweep removes names under entries of the ledger.
+func (c *Cleanup) sweep(ctx context.Context, l *ledger, names []sweep.Name, o CleanupRun) (out sweep.Outcome, err error) {
 	if err := build.CheckLedger(ctx, c.stages, l.Ledger); err != nil && !errors.Is(err, storage.ErrNotFound) {
 		return out, err
 	}
@@ -334,7 +353,7 @@ func (c *Cleanup) Apply(ctx context.Context, o CleanupRun) (out sweep.Outcome, e
 	defer func() { err = errors.Join(err, session.Close(context.WithoutCancel(ctx))) }()
 	err = bounded(ctx, cleanupLimit, o.Waiting, func(ctx context.Context, waiting func(synchronization.Holder)) error {
 		var err error
-		out, err = sweep.Run(ctx, plan, sweep.Options{
+		out, err = sweep.Run(ctx, sweep.Plan{Remove: names, Known: sweep.Known(c.known)}, sweep.Options{
 			Storage: c.stages, Ledger: l.Ledger, Session: session, Grace: o.Grace, Waiting: waiting, Done: o.Done,
 		})
 		return err

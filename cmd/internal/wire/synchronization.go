@@ -1,6 +1,7 @@
 package wire
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"net/http"
@@ -15,6 +16,7 @@ import (
 	"k8s.io/client-go/tools/clientcmd"
 	"k8s.io/klog/v2"
 
+	"github.com/cairnbuild/cairn/cleanup/kube"
 	"github.com/cairnbuild/cairn/cmd/internal/daemonctl"
 	"github.com/cairnbuild/cairn/storage/local"
 	"github.com/cairnbuild/cairn/synchronization"
@@ -241,4 +243,20 @@ func (s Settings) namespace() string {
 		return a.Namespace
 	}
 	return kubernetes.DefaultNamespace
+}
+
+// CleanupManifest returns what an administrator applies so that a cluster cleans up
+// on a schedule: the rights in the ledger's namespace, and the job, in namespace or
+// where that is "" beside the ledger.
+func (s Settings) CleanupManifest(namespace string, job kube.Manifest) (string, error) {
+	ledgers := s.namespace()
+	job.Namespace = cmp.Or(namespace, ledgers)
+	job.Storage = s.Storage
+	job.Ledger = kubernetes.Address{Namespace: ledgers}.String()
+	text, err := job.Encode()
+	if err != nil {
+		return "", err
+	}
+	rights, err := s.Manifest(ledgers, []string{job.Namespace + ":" + kube.Account}, nil, nil)
+	return rights + text, err
 }
