@@ -79,6 +79,9 @@ func serveCommand(version string, paths *daemonctl.Paths) *cobra.Command {
 			if _, err := c.Eviction.Policy.Rules(); err != nil {
 				return err
 			}
+			if c.Cleaning.Schedule != "" {
+				c.IdleTimeout = 0
+			}
 			if c.Remote, err = ParseRemote(remote); err != nil {
 				return err
 			}
@@ -97,6 +100,8 @@ func serveCommand(version string, paths *daemonctl.Paths) *cobra.Command {
 	c.Eviction.Policy.Flags(cmd.Flags())
 	cmd.Flags().StringVar(&c.Eviction.Cache, "cache-dir", defaultCache(), "`DIRECTORY` of local stages and fetched layers, from which is evicted besides the engine's records")
 	cmd.Flags().DurationVar(&c.Eviction.Interval, "eviction-interval", time.Minute, "look about so often whether the volume is too full; 0 for never")
+	cmd.Flags().StringVar(&c.Cleaning.Schedule, "cleanup-schedule", "", "clean up the storages of projects at these times, in the five `FIELDS` of cron; the daemon then does not leave when idle")
+	cmd.Flags().StringArrayVar(&c.Cleaning.Projects, "cleanup-project", nil, "`DIRECTORY` of a project to clean up, or DIRECTORY=REPOSITORY with its stages storage; may be given several times")
 	engineFlags(cmd, &c.Network, &c.KeepBytes, &readyFD)
 	return cmd
 }

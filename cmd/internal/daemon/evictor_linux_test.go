@@ -49,6 +49,8 @@ func watch(t *testing.T, interval time.Duration) *watched {
 	var err error
 	w.evictor, err = newEvictor(c, w.engine)
 	check(t, err)
+	w.cleaner, err = newCleaner(Cleaning{}, zap.NewNop())
+	check(t, err)
 	w.metrics = newMetrics(w.daemon)
 	w.evictor.measure = func() ([]hostcache.Fill, error) {
 		return []hostcache.Fill{{Name: hostcache.PlaceCache, Path: "/cache", Volume: host.Volume{Total: 1000, Used: w.used}}}, w.unread

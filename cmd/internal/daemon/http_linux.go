@@ -120,11 +120,12 @@ func (d *daemon) status() daemonctl.Status {
 	pid, ready, restarts := d.engine.state()
 	active, _, idle := d.usage.counts()
 	volumes, evicting := d.evictor.status()
+	cleanups, next := d.cleaner.status()
 	return daemonctl.Status{
 		Protocol: daemonctl.Protocol, Version: d.config.Version, PID: os.Getpid(),
 		EnginePID: pid, Ready: ready, Restarts: restarts,
 		Connections: active, Since: d.usage.since, IdleSeconds: idle.Seconds(),
 		Socket: d.config.Paths.Socket, State: d.config.Paths.State,
-		Volumes: volumes, Evicting: evicting,
+		Volumes: volumes, Evicting: evicting, Cleanups: cleanups, NextCleanup: next,
 	}
 }

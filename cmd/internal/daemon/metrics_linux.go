@@ -26,6 +26,7 @@ func newMetrics(d *daemon) *metrics {
 	m.registry.MustRegister(daemonMetrics(d)...)
 	m.registry.MustRegister(m.builds.all()...)
 	m.registry.MustRegister(d.evictor.metrics.all()...)
+	m.registry.MustRegister(d.cleaner.metrics.all()...)
 	return m
 }
 

@@ -31,6 +31,8 @@ func served(t *testing.T) (*daemon, *httptest.Server) {
 	var err error
 	d.evictor, err = newEvictor(Config{Eviction: Eviction{Policy: hostcache.Policy{High: "80%", Low: "75%"}}, Log: zap.NewNop()}, d.engine)
 	check(t, err)
+	d.cleaner, err = newCleaner(Cleaning{}, zap.NewNop())
+	check(t, err)
 	d.metrics = newMetrics(d)
 	s := httptest.NewServer(d.handler())
 	t.Cleanup(s.Close)

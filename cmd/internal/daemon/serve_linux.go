@@ -41,6 +41,8 @@ type Config struct {
 	Metrics MetricsServer
 	// Eviction is how the host's volumes are kept from filling up.
 	Eviction Eviction
+	// Cleaning is when it cleans up storages. With a schedule it does not leave when idle.
+	Cleaning Cleaning
 	// Log is the daemon's own; the engine has another one.
 	Log *zap.Logger
 }
@@ -83,6 +85,9 @@ func Serve(ctx context.Context, c Config) error {
 		engine: newSupervisor(engineCommand(c), log, c.Paths.EngineLog(), c.Log),
 	}
 	if d.evictor, err = newEvictor(c, d.engine); err != nil {
+		return err
+	}
+	if d.cleaner, err = newCleaner(c.Cleaning, c.Log); err != nil {
 		return err
 	}
 	d.metrics = newMetrics(d)
@@ -141,6 +146,7 @@ type daemon struct {
 	engine  *supervisor
 	metrics *metrics
 	evictor *evictor
+	cleaner *cleaner
 }
 
 // run holds the parts together: any of them that ends, ends all.
@@ -192,6 +198,7 @@ func (d *daemon) run(ctx context.Context) error {
 		return d.usage.awaitIdle(ctx, d.config.IdleTimeout, d.lastLook)
 	})
 	g.Go(func() error { return d.evictor.run(ctx) })
+	g.Go(func() error { return d.cleaner.run(ctx) })
 	g.Go(func() error {
 		<-ctx.Done()
 		d.usage.leave()

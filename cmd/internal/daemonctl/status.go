@@ -56,6 +56,22 @@ type Status struct {
 	Volumes []VolumeStatus `json:"volumes,omitempty"`
 	// Evicting says that it looks at them, or evicts, at the moment.
 	Evicting bool `json:"evicting"`
+	// Cleanups are the last scheduled cleanups, one of each project, and NextCleanup is
+	// when the next begin; nil without a schedule.
+	Cleanups    []CleanupStatus `json:"cleanups,omitempty"`
+	NextCleanup *time.Time      `json:"nextCleanup,omitempty"`
+}
+
+// CleanupStatus is how a cleanup of a project's storage ended.
+type CleanupStatus struct {
+	Directory string `json:"directory"`
+	// Storage is "" where the environment names it.
+	Storage string    `json:"storage,omitempty"`
+	EndedAt time.Time `json:"endedAt"`
+	Seconds float64   `json:"seconds"`
+	// Outcome is done, unread or failed; Line says it for people.
+	Outcome string `json:"outcome"`
+	Line    string `json:"line"`
 }
 
 // VolumeStatus is a volume with local state on it; sizes are bytes.
