@@ -89,8 +89,11 @@ type Options struct {
 	Done func(Result)
 }
 
-// DefaultParallel is that of [Options].
-const DefaultParallel = 32
+// DefaultParallel is that of [Options]. Where tags are deleted together with the
+// manifest that they were put on, the registry looks through all its tags each time:
+// the more are under way, the more share that. The requests to one host are bounded
+// elsewhere.
+const DefaultParallel = 256
 
 // Fate is what became of a name.
 type Fate string

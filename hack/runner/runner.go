@@ -91,6 +91,35 @@ func (m Machine) Cairn(ctx context.Context, dir string, messages io.Writer, args
 	return out.Bytes(), cost, nil
 }
 
+// Run is a call of cairn that is under way.
+type Run struct {
+	cmd  *exec.Cmd
+	done chan struct{}
+}
+
+// Start begins a call of cairn, of which nothing is read. It ends with ctx at the latest.
+func (m Machine) Start(ctx context.Context, dir string, args ...string) (*Run, error) {
+	r := &Run{exec.CommandContext(ctx, filepath.Join(m.Bin, "cairn"), args...), make(chan struct{})}
+	r.cmd.Dir, r.cmd.Env = dir, m.environ()
+	if err := r.cmd.Start(); err != nil {
+		return nil, err
+	}
+	go func() {
+		defer close(r.done)
+		_ = r.cmd.Wait() // how it ended does not matter to who kills it
+	}()
+	return r, nil
+}
+
+// Done is closed when it has ended.
+func (r *Run) Done() <-chan struct{} { return r.done }
+
+// Kill ends it as a crash of its machine would. That it has ended by itself does no harm.
+func (r *Run) Kill() { _ = r.cmd.Process.Kill() }
+
+// RSS returns the largest resident size in bytes, when it is done.
+func (r *Run) RSS() int64 { return maxRSS(r.cmd.ProcessState) }
+
 // Build runs "cairn build" with more args and reads its report.
 func (m Machine) Build(ctx context.Context, dir string, messages io.Writer, args ...string) (Report, Measure, error) {
 	out, cost, err := m.Cairn(ctx, dir, messages, append([]string{"build", "--output", "json"}, args...)...)

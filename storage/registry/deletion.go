@@ -6,7 +6,9 @@ import (
 	"fmt"
 	"math"
 	"net/http"
+	"net/url"
 	"slices"
+	"sync"
 	"sync/atomic"
 
 	"github.com/opencontainers/go-digest"
@@ -48,8 +50,11 @@ func unlessBuried(tag string, d digest.Digest) error {
 // deletions is what is known of how a repository deletes, and what it deletes.
 type deletions struct {
 	turn chan struct{} // had by who finds out how, or empties the tomb
-	// how is "" until it was found out.
+	// how is "" until it was found out, api then the product's where that is used.
 	how deletion
+	api tagAPI
+	// found has what an API calls repositories.
+	found sync.Map
 	// buried counts the tags that were put on the tomb, cleared those that had been when
 	// it was emptied last, which who has the turn changes.
 	buried  atomic.Int64
@@ -62,6 +67,7 @@ type deletion string
 const (
 	byTag  deletion = "tag"
 	byTomb deletion = "tomb"
+	byAPI  deletion = "api" // that of the product
 )
 
 func newDeletions() *deletions { return &deletions{turn: make(chan struct{}, 1)} }
@@ -89,8 +95,11 @@ func (s *Storage) DeleteTag(ctx context.Context, tag string) error {
 	if err != nil {
 		return err
 	}
-	if how == byTag {
+	switch how {
+	case byTag:
 		return s.delete(ctx, op, tag)
+	case byAPI:
+		return s.deletions.api.deleteTag(ctx, op, tag)
 	}
 	return s.bury(ctx, op, tag)
 }
@@ -117,24 +126,76 @@ func (s *Storage) howToDelete(ctx context.Context) (deletion, error) {
 	return how, err
 }
 
-// probe finds out how tags can be deleted, by two tags of one manifest. Nothing is
-// written where the registry deletes nothing at all.
+// probe finds out how tags can be deleted: with what the distribution API has, or else
+// with the API that the product is known to have. Nothing is written where the registry
+// deletes nothing at all.
 func (s *Storage) probe(ctx context.Context) (deletion, error) {
-	id := fmt.Sprintf("%016x", math.Float64bits(s.host.o.Jitter()))
 	op := operation{"find out how to delete in", s.Address(), ""}
-	err := s.delete(ctx, op, digest.FromString(id).String())
-	if err != nil && !errors.Is(err, storage.ErrNotFound) {
-		return "", s.undeletable(op, err)
+	refused := s.delete(ctx, op, digest.FromString(s.probeID()).String())
+	if errors.Is(refused, storage.ErrNotFound) {
+		refused = nil
 	}
-	m, err := emptyIndex("probe", id)
-	if err != nil {
-		return "", err
+	api := s.api()
+	if refused != nil && api == nil {
+		return "", s.undeletable(op, refused)
 	}
-	tags := []string{"cairn-probe-" + id + "-1", "cairn-probe-" + id + "-2"}
+	var how deletion
+	var err error
+	if refused == nil {
+		if how, err = s.probePlain(ctx, op); err == nil && how == byTag || api == nil {
+			return how, err
+		}
+	}
+	other, apiErr := s.probeAPI(ctx, op, api)
+	switch {
+	case apiErr == nil:
+		s.deletions.api = api
+		return other, nil
+	case how != "":
+		return how, nil // the tomb is as good, only slower
+	}
+	return "", errors.Join(s.undeletable(op, apiErr), err, refused)
+}
+
+// api returns how the product deletes beside the distribution API; nil for none.
+func (s *Storage) api() tagAPI {
+	p := s.Product()
+	if p.api == nil {
+		return nil
+	}
+	realm := &url.URL{}
+	s.host.auth.mu.Lock()
+	if learned := s.host.auth.learned; learned != nil {
+		if u, err := follow(&url.URL{Scheme: s.host.scheme(), Host: s.host.name}, learned.params["realm"]); err == nil {
+			realm = u
+		}
+	}
+	s.host.auth.mu.Unlock()
+	return p.api(s, realm)
+}
+
+func (s *Storage) probeID() string { return fmt.Sprintf("%016x", math.Float64bits(s.host.o.Jitter())) }
+
+// probeTags publishes a manifest under two tags.
+func (s *Storage) probeTags(ctx context.Context, suffix string) (m storage.Manifest, tags []string, err error) {
+	id := s.probeID() + suffix
+	if m, err = emptyIndex("probe", id); err != nil {
+		return m, nil, err
+	}
+	tags = []string{"cairn-probe-" + id + "-1", "cairn-probe-" + id + "-2"}
 	for _, tag := range tags {
 		if err := s.Publish(ctx, tag, m); err != nil {
-			return "", err
+			return m, nil, err
 		}
+	}
+	return m, tags, nil
+}
+
+// probePlain tries the distribution API.
+func (s *Storage) probePlain(ctx context.Context, op operation) (deletion, error) {
+	m, tags, err := s.probeTags(ctx, "")
+	if err != nil {
+		return "", err
 	}
 	err = s.delete(ctx, op, tags[0])
 	if err == nil {
@@ -156,6 +217,37 @@ func (s *Storage) probe(ctx context.Context) (deletion, error) {
 	return byTomb, nil
 }
 
+// probeAPI tries the API of the product, first on what is not there: where it refuses
+// that, nothing is written. One that takes other tags along is of no use.
+func (s *Storage) probeAPI(ctx context.Context, op operation, api tagAPI) (deletion, error) {
+	absent := digest.FromString(s.probeID())
+	how := byAPI
+	err := api.deleteTag(ctx, op, absent.Encoded())
+	if errors.Is(err, storage.ErrUnsupported) {
+		how, err = byTomb, api.deleteManifest(ctx, op, absent)
+	}
+	if err != nil && !errors.Is(err, storage.ErrNotFound) {
+		return "", err
+	}
+	m, tags, err := s.probeTags(ctx, "a")
+	if err != nil {
+		return "", err
+	}
+	if how == byTomb {
+		return how, api.deleteManifest(ctx, op, m.Descriptor.Digest)
+	}
+	if err := api.deleteTag(ctx, op, tags[0]); err != nil {
+		return "", err
+	}
+	if _, err := s.Resolve(ctx, tags[0]); !errors.Is(err, storage.ErrNotFound) {
+		return "", op.fail(ctx, errors.Join(&fault{storage.ErrUnsupported, "a tag is there after its deletion"}, err))
+	}
+	if _, err := s.Resolve(ctx, tags[1]); err != nil {
+		return "", err
+	}
+	return how, api.deleteTag(ctx, op, tags[1])
+}
+
 // refusesTags reports whether err is how a registry refuses to delete by tag.
 func refusesTags(err error) bool {
 	return slices.Contains([]int{
@@ -165,22 +257,31 @@ func refusesTags(err error) bool {
 
 // undeletable says in the words of who can mend it why nothing can be deleted.
 func (s *Storage) undeletable(op operation, err error) error {
-	why := ""
-	switch {
-	case errors.Is(err, storage.ErrUnsupported):
-		why = "the registry has deletion switched off (docker-registry: storage.delete.enabled)"
-	case errors.Is(err, storage.ErrDenied), errors.Is(err, storage.ErrUnauthorized):
-		why = "the credentials lack the permission to delete in the repository (scope repository:" + s.repo.RepositoryStr() + ":delete)"
-	default:
-		return err
-	}
-	class := storage.ErrUnsupported
-	for _, c := range []error{storage.ErrDenied, storage.ErrUnauthorized} {
+	var class error
+	for _, c := range []error{storage.ErrUnsupported, storage.ErrDenied, storage.ErrUnauthorized} {
 		if errors.Is(err, c) {
 			class = c
 		}
 	}
+	if class == nil {
+		return err
+	}
+	why := "the credentials lack the permission to delete in the repository (scope repository:" + s.repo.RepositoryStr() + ":delete)"
+	if errors.Is(class, storage.ErrUnsupported) {
+		why = "the registry has deletion switched off (docker-registry: storage.delete.enabled)"
+	}
+	if p := s.Product(); p.Name != "" {
+		why = p.Name + " needs for deletions " + p.Needs
+	}
 	return &storage.Error{Op: op.op, Storage: op.address, Class: class, Err: fmt.Errorf("%s: %w", why, err)}
+}
+
+// deleteTomb deletes a manifest with all its tags.
+func (s *Storage) deleteTomb(ctx context.Context, op operation, d digest.Digest) error {
+	if s.deletions.api != nil {
+		return s.deletions.api.deleteManifest(ctx, op, d)
+	}
+	return s.delete(ctx, op, d.String())
 }
 
 // bury puts a tag on the tomb, which deletes it, and empties the tomb, which takes it
@@ -235,5 +336,5 @@ func (s *Storage) emptyOnce(ctx context.Context, op operation, m storage.Manifes
 	if err := s.PushManifest(ctx, m); err != nil {
 		return err
 	}
-	return s.delete(ctx, op, m.Descriptor.Digest.String())
+	return s.deleteTomb(ctx, op, m.Descriptor.Digest)
 }

@@ -41,6 +41,9 @@ type Options struct {
 	// Jitter returns a number in [0,1) that the second half of a computed delay is
 	// multiplied with; nil waits the whole delay.
 	Jitter func() float64
+	// Getenv reads the environment for what a registry's API wants beside Docker's
+	// login; nil finds nothing.
+	Getenv func(name string) string
 	// Logger hears of retries; nil is silent.
 	Logger *zap.Logger
 	// Observe is called once for each request that was sent, when its answer has

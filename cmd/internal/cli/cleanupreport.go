@@ -15,7 +15,9 @@ import (
 type cleanupReport struct {
 	Project string `json:"project"`
 	Storage string `json:"storage"`
-	DryRun  bool   `json:"dryRun"`
+	// Unverified is the kind of registry where nobody has told yet that deletions work.
+	Unverified string `json:"unverified,omitempty"`
+	DryRun     bool   `json:"dryRun"`
 	// References counts those that are kept for git's sake, Commits are what they keep.
 	References int             `json:"references"`
 	Commits    []cleanupCommit `json:"commits"`
@@ -76,7 +78,7 @@ func removedOf(o sweep.Outcome) *cleanupOutcome {
 
 func reportCleanup(project string, c *wire.Cleanup, dryRun bool) cleanupReport {
 	r := cleanupReport{
-		Project: project, Storage: c.Storage, DryRun: dryRun, References: c.References, Bare: c.Bare, Commits: []cleanupCommit{},
+		Project: project, Storage: c.Storage, Unverified: c.Unverified, DryRun: dryRun, References: c.References, Bare: c.Bare, Commits: []cleanupCommit{},
 		Open: append([]string{}, c.Open...), Clusters: append([]string{}, c.Clusters...), WithoutKube: c.WithoutKube, Unread: []cleanupUnread{},
 		Foreign: append([]string{}, c.Foreign...), Missing: []cleanupMissing{}, Totals: c.Totals, Verdicts: c.Verdicts, Freed: c.Freed,
 	}
@@ -161,6 +163,9 @@ func (a *app) showTotals(r cleanupReport) error {
 	}
 	if err := w.Flush(); err != nil {
 		return err
+	}
+	if r.Unverified != "" {
+		fmt.Fprintf(a.Out, "  unverified: deletions in %s follow its documents and were tried by nobody yet; \"cairn storage check\" tells\n", r.Unverified)
 	}
 	a.showNames("without a configuration, so nothing is kept for them", r.Bare)
 	a.showNames("not made by Cairn and not touched", r.Foreign)

@@ -93,6 +93,9 @@ func (a *app) checkStorage(ctx context.Context, address string) error {
 		}
 	} else {
 		fmt.Fprintf(a.Out, "%d of %d checks passed or are optional\n", len(all)-failed, len(all))
+		if p := st.Product(address); p.Name != "" {
+			fmt.Fprintf(a.Out, "the registry is %s%s; deletions need %s\n", p.Name, map[bool]string{false: " (unverified: tell us how this went)"}[p.Verified], p.Needs)
+		}
 	}
 	if failed > 0 {
 		return &reportedError{errCheckFailed} // the outcome of each check is on standard output

@@ -59,6 +59,9 @@ type Cleanup struct {
 	Unread []*kube.Error
 	// IndexError is that of the inventory.
 	IndexError error
+	// Unverified names the kind of registry where nobody has told yet that cleanups work
+	// there as its documents say.
+	Unverified string
 
 	settings Settings
 	host     Host
@@ -153,6 +156,9 @@ func (s Settings) planCleanup(ctx context.Context, h Host, p *Project, st *Stora
 		if err := step(); err != nil {
 			return nil, err
 		}
+	}
+	if product := st.Product(c.Storage); product.Name != "" && !product.Verified {
+		c.Unverified = product.Name
 	}
 	o.Progress("deciding", 0, 0)
 	c.IndexError, c.Open = in.Inventory.IndexError, in.Open

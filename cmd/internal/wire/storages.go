@@ -51,7 +51,7 @@ func NewStorages(s Settings, h Host) (*Storages, error) {
 func (st *Storages) clientOptions() registry.Options {
 	return registry.Options{
 		CAFile: st.settings.RegistryCA, UserAgent: "cairn/" + st.host.Version, Now: st.host.Now, Jitter: rand.Float64,
-		Logger: st.host.Log, Observe: st.observe, RequestID: st.host.requestIDs(),
+		Getenv: st.host.Getenv, Logger: st.host.Log, Observe: st.observe, RequestID: st.host.requestIDs(),
 	}
 }
 
@@ -87,6 +87,16 @@ func (st *Storages) Open(ctx context.Context, project, address string) (storage.
 		return nil, err
 	}
 	return local.Open(ctx, dir)
+}
+
+// Product returns what is known of the registry of an address: nothing of [Local],
+// and of some only when they have been asked something.
+func (st *Storages) Product(address string) registry.Product {
+	s, err := st.client.Open(address)
+	if address == Local || err != nil {
+		return registry.Product{}
+	}
+	return s.Product()
 }
 
 // Stages opens the storage that the settings name. What is used of one on this
