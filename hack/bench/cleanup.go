@@ -40,17 +40,6 @@ git:
 - {add: /file, to: /file}
 `
 
-// cleanUp plans the cleanup of 20,000 stages twice, and removes 10,000 names from
-// another storage with kills in between.
-func cleanUp(ctx context.Context, b *bench) ([]figure, error) {
-	planned, err := b.cleanupPlans(ctx)
-	if err != nil {
-		return nil, err
-	}
-	removed, err := b.cleanupRemovals(ctx)
-	return append(planned, removed...), err
-}
-
 // cleaned is a project with a storage in a registry, and a machine that cleans it up.
 type cleaned struct {
 	*bench
@@ -143,7 +132,8 @@ func (c *cleaned) plan(ctx context.Context) (r cleanupReport, cost runner.Measur
 	return r, cost, requests, err
 }
 
-func (b *bench) cleanupPlans(ctx context.Context) ([]figure, error) {
+// cleanupPlans plans the cleanup of 20,000 stages twice.
+func cleanupPlans(ctx context.Context, b *bench) ([]figure, error) {
 	c, err := b.cleanedProject(ctx, b.registry, "cleanup-plans", ":local")
 	if err != nil {
 		return nil, err
@@ -188,7 +178,7 @@ func (b *bench) cleanupPlans(ctx context.Context) ([]figure, error) {
 }
 
 // cleanupRemovals removes most of a storage under a ledger in a cluster.
-func (b *bench) cleanupRemovals(ctx context.Context) (_ []figure, err error) {
+func cleanupRemovals(ctx context.Context, b *bench) (_ []figure, err error) {
 	cluster, err := testbed.StartCluster(ctx, testbed.ClusterOptions{Optimized: true})
 	if err != nil {
 		return nil, err

@@ -80,7 +80,8 @@ func cases() []benchCase {
 		{"plan", "Plan of 1,000 images over 50,000 files", plan},
 		{"ledger", "Coordination: 50 sessions with 8 stages in flight each, in the ledger of one project, beside one API server on this machine", ledger},
 		{"sync", "Sync of 3,000 stages, 30 images of 100 builds with shared layers, between two repositories of one registry", syncStages},
-		{"cleanup", "Cleanup of 20,000 stages of 2,000 builds, and removal of 10,000 names with kills", cleanUp},
+		{"cleanup", "Cleanup of 20,000 stages of 2,000 builds: two plans", cleanupPlans},
+		{"removal", "Removal of 10,000 names, with kills, and the registry's own garbage collector", cleanupRemovals},
 		{"adopt", "Adoption of stages that another run publishes, beside one API server on this machine", adopt},
 	}
 }
