@@ -134,7 +134,7 @@ func (r *refusal) class() error {
 		return storage.ErrUnauthorized
 	case r.code == "DIGEST_INVALID" && r.sound:
 		// docker-registry 2.8 says so of a correct manifest while another upload of
-		// one of its blobs is being completed, or the link to it is being written.
+		// one of its blobs is being completed.
 		return storage.ErrTransient
 	case invalidCode(r.code):
 		return storage.ErrInvalid

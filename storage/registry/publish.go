@@ -8,7 +8,6 @@ import (
 	"io"
 	"net/http"
 	"slices"
-	"strings"
 
 	"github.com/opencontainers/go-digest"
 	ocispec "github.com/opencontainers/image-spec/specs-go/v1"
@@ -145,8 +144,6 @@ func (s *Storage) DeleteManifest(ctx context.Context, d digest.Digest) error {
 
 func (s *Storage) delete(ctx context.Context, op operation, ref string) error {
 	c := s.call(op.op, op.subject, http.MethodDelete, "manifests/"+ref, actionPull, actionPush, actionDelete)
-	// docker-registry calls a digest invalid while another request writes the link to it.
-	c.sound = strings.Contains(ref, ":")
 	resp, err := s.host.do(ctx, c)
 	if err == nil {
 		discard(resp)
