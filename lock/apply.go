@@ -74,13 +74,22 @@ func (c *Client) Acquire(ctx context.Context, shard string, snap Snapshot,
 		var refused *SwapError
 		if ctx.Err() != nil || !errors.As(err, &refused) {
 			a.answered()
-			return after, err // why ctx ended may wrap the refusal of something else
+			return after, because(ctx, err) // why ctx ended may wrap the refusal of something else
 		}
 		snap = refused.Snapshot
 		if err := a.pause(ctx, err); err != nil {
 			return snap, err
 		}
 	}
+}
+
+// because adds to err why ctx ended, where it has: a refusal that comes at the end of a
+// session says nothing of the end, by which the caller has to go.
+func because(ctx context.Context, err error) error {
+	if cause := context.Cause(ctx); err != nil && cause != nil && !errors.Is(err, cause) {
+		return fmt.Errorf("%w: %w", cause, err)
+	}
+	return err
 }
 
 // submit queues the group and waits for its result.
