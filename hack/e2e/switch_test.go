@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"testing"
 	"time"
+
+	"github.com/cairnbuild/cairn/hack/history"
 )
 
 // moving is a project of which each version runs one command upon what all share.
@@ -36,9 +38,10 @@ type hustle struct {
 	version  atomic.Int64
 	done     atomic.Int64
 
-	mu sync.Mutex
-	// made are the manifests that reports named, by stage.
-	made  map[string]map[string]bool
+	// told is the history of it all.
+	told *chronicle
+
+	mu    sync.Mutex
 	last  []int64 // the version that each builder built last
 	built map[int64]bool
 	stop  chan struct{}
@@ -47,7 +50,7 @@ type hustle struct {
 
 func newHustle(t *testing.T, versions int) *hustle {
 	t.Helper()
-	h := &hustle{t: t, made: map[string]map[string]bool{}, built: map[int64]bool{}, stop: make(chan struct{})}
+	h := &hustle{t: t, told: newChronicle(t.Name()), built: map[int64]bool{}, stop: make(chan struct{})}
 	for v := range versions {
 		h.versions = append(h.versions, moving(t, v))
 	}
@@ -77,24 +80,15 @@ func (h *hustle) begin(on *host) {
 // once builds the current version. It reports whether to go on.
 func (h *hustle) once(on *host, n int) bool {
 	v := h.version.Load()
+	end := h.told.start()
 	res := on.startBuild(h.t, h.versions[v], ":local", "--follow-switch").wait(h.t)
+	end(res)
 	if res.code != 0 {
 		h.t.Errorf("a build of version %d ends with %d:\n%s", v, res.code, res.stderr)
 		return false
 	}
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	for _, img := range res.report.Images {
-		for _, s := range img.Stages {
-			if s.Manifest == nil {
-				continue
-			}
-			if h.made[s.Digest] == nil {
-				h.made[s.Digest] = map[string]bool{}
-			}
-			h.made[s.Digest][*s.Manifest] = true
-		}
-	}
 	h.last[n], h.built[v] = v, true
 	h.done.Add(1)
 	return true
@@ -131,22 +125,21 @@ func (h *hustle) end() {
 	h.all.Wait()
 }
 
-// check demands that no stage had two manifests, and that each command ran once.
+// check demands that the history of all this is one in which nothing was decided twice,
+// lost or made again.
 func (h *hustle) check() {
 	h.t.Helper()
-	for d, ms := range h.made {
-		if len(ms) != 1 {
-			h.t.Errorf("stage %s was seen as %v", d, ms)
-		}
-	}
 	counts := []string{"shared"}
 	for v := range h.built {
 		counts = append(counts, fmt.Sprintf("v%d", v))
 	}
 	for _, what := range counts {
-		if n := shared.counter.count(counted(h.t, what)); n != 1 {
-			h.t.Errorf("the command of %s ran %d times", what, n)
-		}
+		h.told.add(history.Event{Kind: history.Command, Command: what, Count: shared.counter.count(counted(h.t, what))})
+	}
+	all := h.told.closed()
+	h.t.Logf("%d events, %d states of ledgers", len(all.Events), len(all.Revisions))
+	for _, v := range history.CheckSwitch(all) {
+		h.t.Error(v)
 	}
 }
 
@@ -184,7 +177,7 @@ func (h *host) switchTo(t *testing.T, p *project, c *spaced, args []string, kill
 // Eight builds go on all the time on two hosts that have one :local storage, while
 // it is switched to a registry and a cluster, and back. The switch is killed at some
 // of its steps and run again. No build fails, nothing is built twice, and no stage
-// is ever seen with two manifests.
+// is ever seen with two manifests: package history judges what was seen of both places.
 func TestASwitchUnderEightBuilds(t *testing.T) {
 	t.Parallel()
 	c := newSpaced(t)
@@ -192,6 +185,8 @@ func TestASwitchUnderEightBuilds(t *testing.T) {
 	first := newHost(t, 0).within(c, "s0")
 	second := first.on(1).within(c, "s1")
 	h := newHustle(t, 6)
+	layout := filepath.Join(first.cache, "stages", "moving")
+	seen := h.told.watch(t, "moving", localSpot(t, "here", layout), clusterSpot(t, "there", storage, c))
 	for range 4 {
 		h.begin(first)
 		h.begin(second)
@@ -223,8 +218,9 @@ func TestASwitchUnderEightBuilds(t *testing.T) {
 	h.next()
 	h.settled()
 	h.end()
+	seen()
 	h.check()
-	checkLayout(t, filepath.Join(first.cache, "stages", "moving"))
+	checkLayout(t, layout)
 }
 
 // Two hosts have stages of their own, and differ about one. Both switch to one
