@@ -43,10 +43,11 @@ bench: setup build ## Measure against plain BuildKit and write docs/benchmarks.m
 	hack/tools/install kube-optimized
 	$(GO) run ./hack/bench -rounds $(or $(ROUNDS),5) $(if $(CASE),-case $(CASE))
 
-soak: setup ## Play 200 rounds of many runners with faults, and 200 with cleaners (CASE=builds or cleaner, ROUNDS=…, SEED=…)
+soak: setup ## Play 200 rounds of many runners with faults, 200 with cleaners, and compare 1,000 changed Dockerfiles (CASE=builds, cleaner or dockerfiles, ROUNDS=…, SEED=…)
 	hack/tools/install kube
-	$(if $(filter cleaner,$(CASE)),,$(GO) run ./hack/stress -rounds $(or $(ROUNDS),200) $(if $(SEED),-seed $(SEED)))
-	$(if $(filter builds,$(CASE)),,$(GO) run ./hack/stress -cleaner -rounds $(or $(ROUNDS),200) $(if $(SEED),-seed $(SEED)))
+	$(if $(filter cleaner dockerfiles,$(CASE)),,$(GO) run ./hack/stress -rounds $(or $(ROUNDS),200) $(if $(SEED),-seed $(SEED)))
+	$(if $(filter builds dockerfiles,$(CASE)),,$(GO) run ./hack/stress -cleaner -rounds $(or $(ROUNDS),200) $(if $(SEED),-seed $(SEED)))
+	$(if $(filter builds cleaner,$(CASE)),,$(GO) test ./hack/e2e -timeout 12h -v -run TestNoChangeOfTheCorpusGivesAStaleImage -args -mutations $(or $(ROUNDS),1000) $(if $(SEED),-mutation-seed $(SEED)))
 
 model: setup ## Check the protocol models and their mutants (hack/model -soak for larger ones)
 	$(GO) run ./hack/model

@@ -131,8 +131,8 @@ type DockerfilePart struct {
 	// [Stage.ImportFrom].
 	End, Below int
 	Uses       []int
-	// Caches says that commands have cache mounts. OwnCaches: files that came from
-	// below, whose times say nothing, may lie beside what such a mount holds.
+	// Caches says that commands have cache mounts where files are put that they may
+	// hold products of. OwnCaches: such files came from below, and their times say nothing.
 	Caches, OwnCaches bool
 }
 

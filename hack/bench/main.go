@@ -76,6 +76,7 @@ func cases() []benchCase {
 		{"source", "One source file has changed: 300 MB base, empty local state", source},
 		{"tree", "One file has changed in a tree of 100 MB", tree},
 		{"first", "First build: 4 command stages, all published", first},
+		{"dockerfile", "Images of Dockerfiles, empty local state", dockerfiles},
 		{"memory", "Memory while a layer of 2,000 MiB travels that does not compress, one run", memory},
 		{"plan", "Plan of 1,000 images over 50,000 files", plan},
 		{"ledger", "Coordination: 50 sessions with 8 stages in flight each, in the ledger of one project, beside one API server on this machine", ledger},

@@ -78,21 +78,34 @@ func (c *corpusCase) read(text string) {
 	}
 }
 
+// local are the options with which buildctl builds it.
+func (c *corpusCase) local(p *project) []string {
+	return append([]string{
+		"--local", "context=" + filepath.Join(p.dir, "ctx"), "--local", "dockerfile=" + filepath.Join(p.dir, "d"),
+		"--opt", "filename=" + c.name,
+	}, c.options...)
+}
+
 func TestTheCorpusLikeBuildctl(t *testing.T) {
 	t.Parallel()
 	p, cases := newCorpus(t)
 	if len(cases) < fewest {
 		t.Fatalf("the corpus has %d Dockerfiles", len(cases))
 	}
+	list, err := os.ReadFile(filepath.Join("..", "..", "docs", "dockerfiles.md"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, c := range cases {
+		if !strings.Contains(string(list), "| `"+c.name+"` |") {
+			t.Errorf("docs/dockerfiles.md does not list %s", c.name)
+		}
+	}
 	r := newHost(t, 0).build(t, p, storageOf(t, shared.registry, ""))
 	yard := storageOf(t, shared.registry, "-yard")
 	for _, c := range cases {
 		t.Run(c.name, func(t *testing.T) {
-			options := append([]string{
-				"--local", "context=" + filepath.Join(p.dir, "ctx"), "--local", "dockerfile=" + filepath.Join(p.dir, "d"),
-				"--opt", "filename=" + c.name,
-			}, c.options...)
-			got, want := pull(t, r.ref(t, c.name)), buildctl(t, p.dir, yard+":"+c.name, options)
+			got, want := pull(t, r.ref(t, c.name)), buildctl(t, p.dir, yard+":"+c.name, c.local(p))
 			for _, d := range diffTrees(readTree(t, got), readTree(t, want)) {
 				t.Error(d)
 			}

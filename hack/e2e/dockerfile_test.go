@@ -93,6 +93,15 @@ func secretEnv() []string { return []string{"E2E_TOKEN=elevenchars"} }
 // buildctl has the pinned BuildKit build the Dockerfile of a directory and push it.
 func buildctl(t *testing.T, dir, ref string, options []string) v1.Image {
 	t.Helper()
+	if err := tryBuildctl(t, dir, ref, options); err != nil {
+		t.Fatal(err)
+	}
+	return pull(t, ref)
+}
+
+// tryBuildctl is buildctl for what may not be built.
+func tryBuildctl(t *testing.T, dir, ref string, options []string) error {
+	t.Helper()
 	b, err := shared.yard()
 	if err != nil {
 		t.Fatal(err)
@@ -105,9 +114,9 @@ func buildctl(t *testing.T, dir, ref string, options []string) v1.Image {
 	cmd.Dir = dir
 	cmd.Env = append(os.Environ(), secretEnv()...)
 	if out, err := cmd.CombinedOutput(); err != nil {
-		t.Fatalf("buildctl: %v: %s", err, out)
+		return fmt.Errorf("buildctl: %w: %s", err, out)
 	}
-	return pull(t, ref)
+	return nil
 }
 
 // onBuild returns the triggers of an image, which are no part of what a container gets.

@@ -59,6 +59,11 @@ func (j *jobMaker) build(ctx context.Context, e Engine) (*candidate, error) {
 	for _, l := range layers {
 		cand.fresh = append(cand.fresh, l.Descriptor)
 	}
+	if j.job.Dockerfile.Fresh {
+		// The engine would not find again what it was told not to look for: who goes on
+		// from here begins with the layers.
+		cand.job = nil
+	}
 	return cand, nil
 }
 

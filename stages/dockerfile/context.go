@@ -113,10 +113,15 @@ func (c *contextOf) note(takes []take, r *stages.Dockerfile, src *stages.Dockerf
 
 // missing says that an instruction names what is not there.
 func (g *graph) missing(t take, all []gitsource.File, ignoredBy string) error {
-	if n, err := t.choose(all, make([]bool, len(all))); err == nil && n > 0 {
-		return g.errorf(t.line, "let it in with a line !"+t.path+" in "+ignoredBy, "%s is in the context but %s leaves it out", t.word, ignoredBy)
+	e := &Error{
+		File: g.name, Line: t.line, Message: t.word + " is not in the context",
+		Hint: "paths are relative to the context, which is the directory " + g.opts.Context + "; commit the file if it is new",
 	}
-	return g.errorf(t.line, "paths are relative to the context, which is the directory "+g.opts.Context+"; commit the file if it is new", "%s is not in the context", t.word)
+	if n, err := t.choose(all, make([]bool, len(all))); err == nil && n > 0 {
+		e.Message = t.word + " is in the context but " + ignoredBy + " leaves it out"
+		e.Hint = "let it in with a line !" + t.path + " in " + ignoredBy
+	}
+	return g.quote(e, t.word)
 }
 
 // choose marks the files that t takes and returns how many there are.

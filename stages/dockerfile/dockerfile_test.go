@@ -289,7 +289,7 @@ func TestEachMistakeHasItsLine(t *testing.T) {
 			if !errors.As(err, &e) || !strings.HasPrefix(e.Error(), tt.want) {
 				t.Errorf("the error is %v, want %s…", err, tt.want)
 			}
-			if err != nil && strings.Contains(err.Error()+e.Hint, "sekret") {
+			if err != nil && strings.Contains(err.Error()+e.Hint+e.Excerpt(), "sekret") {
 				t.Errorf("the error repeats the login: %v", err)
 			}
 		})
@@ -343,4 +343,23 @@ func FuzzLoad(f *testing.F) {
 			t.Fatal("two recipes of one file")
 		}
 	})
+}
+
+func TestAnErrorShowsItsLine(t *testing.T) {
+	tests := []struct{ name, text, want string }{
+		{"an instruction that is not known", "FROM a\n  RUNN x\n", "2 |   RUNN x\n      ^^^^"},
+		{"a file that is not there", "FROM a\nCOPY x nothing /\n", "2 | COPY x nothing /\n           ^^^^^^^"},
+		{"a base", "ARG B\nFROM $B\n", "2 | FROM $B\n    ^^^^"},
+		{"what may be a login", "FROM user:word@example.com/a\n", ""},
+		{"the file as a whole", "\n", ""},
+	}
+	for _, tt := range tests {
+		t.Run(tt.name, func(t *testing.T) {
+			_, err := dockerfile.Load(t.Context(), tree{"Dockerfile": tt.text, "x": "1"}, options())
+			var e *dockerfile.Error
+			if !errors.As(err, &e) || e.Excerpt() != tt.want {
+				t.Errorf("the error is %v, it shows\n%s\nwant\n%s", err, e.Excerpt(), tt.want)
+			}
+		})
+	}
 }

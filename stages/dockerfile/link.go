@@ -166,11 +166,11 @@ func (g *graph) readArg(s *step, e, global *env) error {
 }
 
 // comes notes a value from outside of the build stage.
-func (s *step) comes(key, value string) {
-	if s.outside == nil {
-		s.outside = map[string]string{}
+func (st *step) comes(key, value string) {
+	if st.outside == nil {
+		st.outside = map[string]string{}
 	}
-	s.outside[key] = value
+	st.outside[key] = value
 }
 
 // nameBases expands the words of FROM and finds the stages that they name.

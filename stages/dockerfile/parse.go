@@ -17,6 +17,7 @@ const maxFile = 1 << 20
 // file is a parsed Dockerfile.
 type file struct {
 	name    string
+	text    []byte
 	escape  rune
 	globals []*step
 	stages  []*stage
@@ -70,7 +71,7 @@ var syntaxes = regexp.MustCompile(`^(docker\.io/)?docker/dockerfile:1(\.[0-9]+){
 
 // parse reads a Dockerfile.
 func parse(name string, data []byte) (*file, error) {
-	f := &file{name: name}
+	f := &file{name: name, text: data}
 	if len(data) > maxFile {
 		return nil, f.errorf(0, "", "the file has %d bytes; at most %d are read", len(data), maxFile)
 	}

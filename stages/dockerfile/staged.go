@@ -279,9 +279,9 @@ func (d *divider) tell(p *Part, steps []*step) {
 
 // use notes that a group takes files of o.
 func (d *divider) use(p *Part, at *stages.DockerfilePart, o origin) {
-	which, base := -1, o.base
+	base := o.base
 	if o.stage != nil {
-		which = slices.IndexFunc(d.chains, func(c *chain) bool { return c.stage == o.stage })
+		which := slices.IndexFunc(d.chains, func(c *chain) bool { return c.stage == o.stage })
 		base = d.root(o.stage)
 		if last := d.chains[which].last(); last != nil {
 			at.Uses = append(at.Uses, last.end)
@@ -339,36 +339,45 @@ func (p *part) told() []*step {
 	return out
 }
 
-// caches reports whether the n-th group of a chain has cache mounts, and whether such
-// a mount may hold products of files that the group has from somewhere else than the
-// context. The times of those do not tell whether they are newer: they may come from
-// the storage, where times have no meaning.
+// caches reports whether the n-th group of a chain has cache mounts that may hold
+// products of files, and whether those files may come from somewhere else than the
+// context. The times of such files do not tell whether they are newer: they may come
+// from the storage, where times have no meaning.
 func (c *chain) caches(n int) (some, own bool) {
-	var put []string // by what is below
-	for at := c; at != nil; at = at.from {
-		groups := at.own
-		if at == c {
-			groups = groups[:n]
-		}
-		for _, p := range groups {
-			for _, st := range p.steps {
-				put = append(put, st.puts...)
-			}
-		}
-	}
+	below := c.putBelow(n)
+	var put []string
 	for _, st := range c.own[n].steps {
-		some = some || len(st.caches) > 0
+		put = append(put, st.puts...)
 		if len(st.uses) > 0 {
-			put = append(put, st.puts...)
+			below = append(below, st.puts...)
 			if st.runs {
-				put = append(put, "") // a mount, of which anything may be made
+				below = append(below, "") // a mount, of which anything may be made
 			}
 		}
 		for _, cache := range st.caches {
-			own = own || len(put) > 0 && (inside(cache, st.dir) || slices.ContainsFunc(put, func(dir string) bool { return inside(cache, dir) }))
+			in := func(dir string) bool { return inside(cache, dir) }
+			beside := in(st.dir)
+			some = some || beside || slices.ContainsFunc(put, in) || slices.ContainsFunc(below, in)
+			own = own || len(below) > 0 && (beside || slices.ContainsFunc(below, in))
 		}
 	}
 	return some, own
+}
+
+// putBelow returns where files were put by what is below the n-th group.
+func (c *chain) putBelow(n int) []string {
+	var out []string
+	for at, groups := c, c.own[:n]; at != nil; {
+		for _, p := range groups {
+			for _, st := range p.steps {
+				out = append(out, st.puts...)
+			}
+		}
+		if at = at.from; at != nil {
+			groups = at.own
+		}
+	}
+	return out
 }
 
 // inside reports whether a path may be in a directory, which nobody is said to be in

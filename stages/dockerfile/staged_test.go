@@ -165,20 +165,20 @@ func TestOrderMatters(t *testing.T) {
 func TestCachesBesideFilesFromBelowAreTheGroupsOwn(t *testing.T) {
 	tests := []struct {
 		name, text string
-		own        bool
+		some, own  bool
 	}{
-		{"files of the group alone", "FROM scratch\nWORKDIR /w\nCOPY f .\nRUN --mount=type=cache,target=/w/obj x\n", false},
-		{"files of a group below", "FROM scratch\nWORKDIR /w\nCOPY f .\nRUN x\nRUN --mount=type=cache,target=/w/obj x\n", true},
-		{"files of a stage below", "FROM scratch AS o\nCOPY f /w/\nFROM o\nWORKDIR /w\nRUN --mount=type=cache,target=obj x\n", true},
-		{"a cache of packages", "FROM scratch\nWORKDIR /w\nCOPY f .\nRUN x\nRUN --mount=type=cache,target=/root/.npm x\n", false},
-		{"files of another stage", "FROM scratch AS o\nRUN x\nFROM scratch\nWORKDIR /w\nCOPY --from=o /x /w/\nRUN --mount=type=cache,target=/w/obj x\n", true},
-		{"a directory that a base names", "FROM a\nCOPY f .\nRUN x\nRUN --mount=type=cache,target=obj x\n", true},
+		{"files of the group alone", "FROM scratch\nWORKDIR /w\nCOPY f .\nRUN --mount=type=cache,target=/w/obj x\n", true, false},
+		{"files of a group below", "FROM scratch\nWORKDIR /w\nCOPY f .\nRUN x\nRUN --mount=type=cache,target=/w/obj x\n", true, true},
+		{"files of a stage below", "FROM scratch AS o\nCOPY f /w/\nFROM o\nWORKDIR /w\nRUN --mount=type=cache,target=obj x\n", true, true},
+		{"a cache of packages", "FROM scratch\nWORKDIR /w\nCOPY f .\nRUN x\nRUN --mount=type=cache,target=/root/.npm x\n", false, false},
+		{"files of another stage", "FROM scratch AS o\nRUN x\nFROM scratch\nWORKDIR /w\nCOPY --from=o /x /w/\nRUN --mount=type=cache,target=/w/obj x\n", true, true},
+		{"a directory that a base names", "FROM a\nCOPY f .\nRUN x\nRUN --mount=type=cache,target=obj x\n", true, true},
 	}
 	for _, tt := range tests {
 		t.Run(tt.name, func(t *testing.T) {
 			s := staged(t, tree{"Dockerfile": tt.text, "f": "1"}, nil)
 			groups := s.Chains[len(s.Chains)-1].Groups
-			if p := groups[len(groups)-1].Source.Part; !p.Caches || p.OwnCaches != tt.own {
+			if p := groups[len(groups)-1].Source.Part; p.Caches != tt.some || p.OwnCaches != tt.own {
 				t.Errorf("caches: %t, own: %t", p.Caches, p.OwnCaches)
 			}
 		})

@@ -110,6 +110,10 @@ func failureOf(ctx context.Context, err error) failure {
 	if errors.As(err, &cfg) {
 		f.Problems = problemsOf(cfg)
 	}
+	var df *dockerfile.Error
+	if errors.As(err, &df) && df.Excerpt() != "" {
+		f.Message += "\n" + printable(df.Excerpt())
+	}
 	var exit *engine.ExitError
 	if errors.As(err, &exit) {
 		// It names the stage itself, and what is kept is told apart from it.
