@@ -136,7 +136,7 @@ func TestSilentStrangersKeepNobodyWaiting(t *testing.T) {
 	for range handshakes / 2 {
 		c, err := net.Dial("tcp", l.Addr().String())
 		check(t, err)
-		defer c.Close()
+		t.Cleanup(func() { _ = c.Close() })
 	}
 	accepted := make(chan error, 1)
 	go func() {
