@@ -67,6 +67,8 @@ func (c *corpusCase) read(text string) {
 		case "network":
 			c.keys = append(c.keys, "network: "+value+"\n")
 			c.options = append(c.options, "--opt", "force-network-mode="+value)
+		case "staged":
+			c.keys = append(c.keys, "staged: "+value+"\n")
 		case "host":
 			c.keys = append(c.keys, "addHost: ["+value+"]\n")
 			name, address, _ := strings.Cut(value, ":")
