@@ -165,7 +165,7 @@ func cleanupPlans(ctx context.Context, b *bench) ([]figure, error) {
 		{what: "stages, builds", got: fmt.Sprintf("%d, %d", stock.Stages(), stock.Builds)},
 		seconds("first plan", firstCost.Wall, 0),
 		exactly("its listings", firstRequests["list"], int64(1)),
-		exactly(fmt.Sprintf("its GETs; there are %d manifests", known), firstRequests["GET"], known),
+		exactly(fmt.Sprintf("its GETs: each of %d manifests, and the marker before", known), firstRequests["GET"], known+1),
 		exactly("its HEADs", firstRequests["HEAD"], int64(0)),
 		exactly("tags that go", goesFirst, cleanupDead*per),
 		mebibytes("its largest resident size", firstCost.RSS, 200<<20),
