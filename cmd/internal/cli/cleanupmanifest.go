@@ -7,6 +7,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/cairnbuild/cairn/cleanup/kube"
+	"github.com/cairnbuild/cairn/cmd/internal/variables"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 )
 
@@ -43,9 +44,11 @@ a file .git-credentials for git.`,
 	}
 	f := cmd.Flags()
 	f.StringVar(&o.namespace, "namespace", "", "the `NAMESPACE` of the job (default that of --synchronization, or cairn-synchronization)")
+	variables.Apart(f.Lookup("namespace"), "cleanup-namespace")
 	f.StringVar(&o.job.Project, "project", "cairn", "`NAME` that the job's name ends with")
 	f.StringVar(&o.job.Schedule, "schedule", "30 3 * * *", "when it runs, in the five `FIELDS` of cron")
 	f.StringVar(&o.job.Image, "image", "", "`IMAGE` with cairn, git and a shell")
+	variables.Apart(f.Lookup("image"), "cleanup-image")
 	f.StringVar(&o.job.Repository, "git-repository", "", "`ADDRESS` that git clones the project from")
 	f.StringVar(&o.job.Dir, "git-directory", ".", "`DIRECTORY` of cairn.yaml in it")
 	return cmd

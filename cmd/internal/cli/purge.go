@@ -13,6 +13,7 @@ import (
 
 	"github.com/cairnbuild/cairn/cleanup"
 	"github.com/cairnbuild/cairn/cleanup/sweep"
+	"github.com/cairnbuild/cairn/cmd/internal/variables"
 	"github.com/cairnbuild/cairn/cmd/internal/wire"
 	"github.com/cairnbuild/cairn/storage/inventory"
 	"github.com/cairnbuild/cairn/synchronization"
@@ -49,8 +50,9 @@ delete ConfigMaps in the ledger's namespace, which runners do not have.`,
 	f := cmd.Flags()
 	f.BoolVar(&o.dryRun, "dry-run", false, "say what would be done, and do nothing")
 	f.BoolVar(&o.yes, "yes", false, "do not ask for the project's name")
+	variables.Apart(f.Lookup("yes"), "purge-yes")
 	f.Var(&o.contexts, "kube-context", "`CONTEXT` of the kubeconfig whose cluster is asked what it uses; may be given several times (default all)")
-	f.BoolVar(&o.WithoutKube, "without-kube", false, "ask no cluster what it uses: what is deployed goes")
+	f.BoolVar(&o.WithoutKube, "without-kube", false, "ask no cluster what it uses: what is deployed may go")
 	f.BoolVar(&o.removeInUse, "remove-in-use", false, "remove also what clusters use")
 	return cmd
 }
