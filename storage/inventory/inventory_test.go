@@ -391,7 +391,8 @@ func TestWhatDeadProcessesLeftIsRemoved(t *testing.T) {
 	}
 }
 
-// same compares inventories but for what a reading cost and when names were seen.
+// same compares inventories but for what a reading cost, what it asked for and when
+// names were seen.
 func same(t *testing.T, got, want *inventory.Inventory) {
 	t.Helper()
 	if len(got.Names) != len(want.Names) || len(got.Broken) != len(want.Broken) || !reflect.DeepEqual(got.Manifests, want.Manifests) {
@@ -401,6 +402,7 @@ func same(t *testing.T, got, want *inventory.Inventory) {
 		w := want.Names[i]
 		sameBroken := (n.Broken == nil) == (w.Broken == nil)
 		n.Seen, n.Broken, w.Seen, w.Broken = time.Time{}, nil, time.Time{}, nil
+		n.Asked, w.Asked = false, false
 		if !sameBroken || !reflect.DeepEqual(n, w) {
 			t.Fatalf("a name differs: %+v and %+v", n, w)
 		}
@@ -488,4 +490,22 @@ func TestReadersBesideEachOtherShareAnIndex(t *testing.T) {
 		})
 	}
 	all.Wait()
+}
+
+func TestANameIsAskedForUnlessTheIndexKnowsIt(t *testing.T) {
+	s := shop(t)
+	o := inventory.Options{Index: filepath.Join(t.TempDir(), "index")}
+	for _, test := range []struct {
+		reading string
+		fresh   bool
+		asked   bool
+	}{{"the first", false, true}, {"the second", false, false}, {"a fresh", true, true}} {
+		o.Fresh = test.fresh
+		for _, n := range read(t, s, o).Names {
+			own := n.Kind == inventory.KindStage || n.Kind == inventory.KindBuild
+			if own && n.Asked != test.asked {
+				t.Errorf("%s reading: %s was asked for: %v", test.reading, n.Tag, n.Asked)
+			}
+		}
+	}
 }
